@@ -1,0 +1,266 @@
+"""Measures what a machine can do at best: multiply-adds per second, and bytes read from memory per second.
+
+Two loops, written as LLVM IR and compiled in the process by llvmlite (no compiler needed, and no Halide: the yardstick
+should not be made by what it measures). Python threads call them through ctypes, which releases the GIL.
+
+Each figure is the *best* of many runs of some 10 ms, spread over about a second. A limit of the hardware is a limit:
+other work on the machine, a clock that is still rising or a late thread can only make a run slower, never faster, so
+the best run is the one nearest to the limit, while a mean would measure the neighbours too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import CacheWarning
+from .paths import cache_dir
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+__all__ = ["bandwidth_ir", "emit_assembly", "measure", "peak_ir", "store", "stored_path", "with_stored"]
+
+FIGURE_S = 0.9  # time spent on one figure
+RUN_S = 0.008  # a run is at least this long: thousands of times what it costs to start the threads together
+UNROLL = 4  # steps of every chain in one round of the peak loop
+STREAM_VECTORS = 16  # vectors that the bandwidth loop reads in one round
+SPEEDS = ("peak_gflops_core", "peak_gflops", "bandwidth_gbs")
+FORMAT = 1
+
+#: LLVM's features for each instruction set, on top of its plain processor of the architecture.
+LLVM_FEATURES = {
+    "avx512": "+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl,+avx2,+fma,-prefer-256-bit",
+    "avx2": "+avx2,+fma",
+    "sse4": "+sse4.1",
+    "neon": "+neon",
+}
+
+
+def measure(machine: Machine) -> Machine:
+    """The same machine with its three speeds, measured here and now on `machine.cores` threads (3 to 4 s)."""
+    peak = _peak_gflops(machine, 1)
+    return dataclasses.replace(
+        machine,
+        peak_gflops_core=peak,
+        peak_gflops=_peak_gflops(machine, machine.cores) if machine.cores > 1 else peak,
+        bandwidth_gbs=_bandwidth_gbs(machine),
+    )
+
+
+# ---- the two loops --------------------------------------------------------------------------------------------------
+
+
+def chains(machine: Machine) -> int:
+    """Independent accumulators of the peak loop.
+
+    An FMA takes 4 cycles and a core starts 2 to 4 of them in each, so 8 (x86) to 16 (Apple) must be under way; more
+    do no harm while they stay in registers, beside the two operands.
+    """
+    return 24 if machine.vector_registers >= 32 else 12
+
+
+def peak_ir(machine: Machine) -> str:
+    """LLVM IR of `peak(data, rounds)`: `chains` vectors x, each `x = x * a + b`, UNROLL times a round.
+
+    `data` holds the vectors a, b and the starting x; the final x are stored there. Without an FMA instruction the step
+    is a multiplication and an addition, and is counted as the same 2 FLOP.
+    """
+    n, vector = chains(machine), f"<{machine.lanes} x float>"
+    fma = f"@llvm.fma.v{machine.lanes}f32"
+    step = f"  {{0}} = call {vector} {fma}({vector} {{1}}, {vector} %v0, {vector} %v1)"
+    if not machine.fma:
+        step = f"  {{0}}m = fmul {vector} {{1}}, %v0\n  {{0}} = fadd {vector} {{0}}m, %v1"
+    loads = [
+        f"  %p{i} = getelementptr {vector}, ptr %data, i64 {i}\n  %v{i} = load {vector}, ptr %p{i}, align 4"
+        for i in range(n + 2)
+    ]
+    phis = [f"  %x{c}.0 = phi {vector} [ %v{c + 2}, %entry ], [ %x{c}.{UNROLL}, %loop ]" for c in range(n)]
+    steps = [step.format(f"%x{c}.{u + 1}", f"%x{c}.{u}") for u in range(UNROLL) for c in range(n)]
+    stores = [f"  store {vector} %x{c}.{UNROLL}, ptr %p{c + 2}, align 4" for c in range(n)]
+    declare = f"declare {vector} {fma}({vector}, {vector}, {vector})" if machine.fma else ""
+    return _loop_ir(declare, "peak", "ptr %data, i64 %rounds", loads, phis + steps, stores)
+
+
+def bandwidth_ir(machine: Machine) -> str:
+    """LLVM IR of `bandwidth(data, rounds, out)`: adds up STREAM_VECTORS vectors a round, one sum for each of them."""
+    n, vector = STREAM_VECTORS // 2, f"<{machine.lanes} x float>"
+    phis = [f"  %s{i}.0 = phi {vector} [ zeroinitializer, %entry ], [ %s{i}.2, %loop ]" for i in range(n)]
+    body = [f"  %base = mul i64 %round, {STREAM_VECTORS}", f"  %here = getelementptr {vector}, ptr %data, i64 %base"]
+    for i in range(STREAM_VECTORS):
+        s, half = f"%s{i % n}", i // n
+        body.append(f"  %p{i} = getelementptr {vector}, ptr %here, i64 {i}")
+        body.append(f"  %v{i} = load {vector}, ptr %p{i}, align 4")
+        body.append(f"  {s}.{half + 1} = fadd {vector} {s}.{half}, %v{i}")
+    totals = [f"  %t{i + 1} = fadd {vector} %{'t' if i else 's'}{i}{'' if i else '.2'}, %s{i + 1}.2" for i in range(n - 1)]
+    totals.append(f"  store {vector} %t{n - 1}, ptr %out, align 4")
+    return _loop_ir("", "bandwidth", "ptr %data, i64 %rounds, ptr %out", [], phis + body, totals)
+
+
+def _loop_ir(declare: str, name: str, args: str, entry: list[str], body: list[str], end: list[str]) -> str:
+    """A function of one loop that runs its body `%rounds` times (at least once)."""
+    lines = [declare, f"define void @{name}({args}) {{", "entry:", *entry, "  br label %loop", "loop:"]
+    lines += ["  %round = phi i64 [ 0, %entry ], [ %next, %loop ]", *body, "  %next = add i64 %round, 1"]
+    lines += ["  %more = icmp ult i64 %next, %rounds", "  br i1 %more, label %loop, label %end"]
+    return "\n".join([*lines, "end:", *end, "  ret void", "}", ""])
+
+
+def _compile(machine: Machine, ir: str) -> tuple[Any, Any]:
+    """LLVM's module and target machine; llvmlite is loaded here, where it is needed."""
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    module = binding.parse_assembly(ir)
+    module.triple = binding.get_process_triple()
+    module.verify()
+    target = binding.Target.from_triple(module.triple)
+    return module, target.create_target_machine(features=LLVM_FEATURES[machine.isa], opt=3, jit=True)
+
+
+def emit_assembly(machine: Machine, ir: str) -> str:
+    """The machine code of a loop as text (for this architecture only)."""
+    module, target_machine = _compile(machine, ir)
+    return str(target_machine.emit_assembly(module))
+
+
+class _Loop:
+    """A loop, compiled and callable; the engine owns the machine code and must outlive every call."""
+
+    def __init__(self, machine: Machine, ir: str, name: str, *argtypes: Any) -> None:
+        from llvmlite import binding
+
+        self._engine = binding.create_mcjit_compiler(*_compile(machine, ir))
+        self._engine.finalize_object()
+        self.run = ctypes.CFUNCTYPE(None, *argtypes)(self._engine.get_function_address(name))
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def _peak_gflops(machine: Machine, threads: int) -> float:
+    loop = _Loop(machine, peak_ir(machine), "peak", ctypes.c_void_p, ctypes.c_int64)
+    n = chains(machine)
+    start = np.linspace(1.0, 2.0, (n + 2) * machine.lanes, dtype=np.float32)
+    start[: machine.lanes], start[machine.lanes : 2 * machine.lanes] = 0.5, 1.0  # x -> 2: never huge, never denormal
+    data = [_aligned(start) for _ in range(threads)]
+    rounds = 1024
+    while _seconds(lambda: loop.run(data[0].ctypes.data, rounds)) < RUN_S:
+        rounds *= 2
+    best_s = _best_seconds(threads, lambda thread: loop.run(data[thread].ctypes.data, rounds))
+    return 2.0 * machine.lanes * n * UNROLL * rounds * threads / best_s / 1e9
+
+
+def _bandwidth_gbs(machine: Machine) -> float:
+    loop = _Loop(machine, bandwidth_ir(machine), "bandwidth", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    threads = machine.cores
+    round_bytes = 4 * machine.lanes * STREAM_VECTORS
+    rounds = max(1, _stream_bytes(machine) // threads // round_bytes)
+    # Ones and not np.zeros: pages never written are all the same page of zeros, and that stays in the cache.
+    data = [_aligned(np.ones(rounds * round_bytes // 4, np.float32)) for _ in range(threads)]
+    out = [np.empty(machine.lanes, np.float32) for _ in range(threads)]
+    best_s = _best_seconds(threads, lambda i: loop.run(data[i].ctypes.data, rounds, out[i].ctypes.data))
+    return rounds * round_bytes * threads / best_s / 1e9
+
+
+def _stream_bytes(machine: Machine) -> int:
+    """Four times the last cache, so that it keeps next to nothing from pass to pass; within a quarter of the memory."""
+    wanted = min(max(4 * machine.l3_bytes, 128 << 20), 1 << 30)
+    with suppress(AttributeError, ValueError, OSError):  # not told on every system
+        wanted = min(wanted, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+    return wanted
+
+
+def _aligned(values: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A copy that starts at a cache line."""
+    raw = np.empty(values.size + 16, np.float32)
+    first = -raw.ctypes.data % 64 // 4
+    raw[first : first + values.size] = values
+    return raw[first : first + values.size]
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _best_seconds(threads: int, call: Callable[[int], None]) -> float:
+    """Shortest time in which `threads` threads, started together, all finish `call(thread)`; FIGURE_S of trying."""
+    barrier = threading.Barrier(threads, timeout=10)  # an error, not a standstill, if a thread cannot be started
+
+    def one(thread: int) -> tuple[float, float]:
+        barrier.wait()
+        start = time.perf_counter()
+        call(thread)
+        return start, time.perf_counter()
+
+    best_s, until = float("inf"), time.perf_counter() + FIGURE_S
+    with ThreadPoolExecutor(threads) as pool:
+        while best_s == float("inf") or time.perf_counter() < until:
+            spans = list(pool.map(one, range(threads)))
+            best_s = min(best_s, max(end for _, end in spans) - min(start for start, _ in spans))
+    return best_s
+
+
+# ---- storing --------------------------------------------------------------------------------------------------------
+
+
+def _identity(machine: Machine) -> dict[str, Any]:
+    """What must be the same for a stored measurement to be of this machine."""
+    return {name: getattr(machine, name) for name in ("name", "os", "arch", "isa", "lanes", "cores")}
+
+
+def stored_path(machine: Machine) -> Path:
+    """The file of this machine's speeds in the cache directory."""
+    digest = hashlib.sha256(json.dumps(_identity(machine), sort_keys=True).encode()).hexdigest()[:16]
+    return cache_dir() / f"machine-{digest}.json"
+
+
+def with_stored(machine: Machine) -> Machine:
+    """The machine with its stored speeds, or unchanged if there are none (a damaged or foreign file counts as none)."""
+    try:
+        record = json.loads(stored_path(machine).read_text(encoding="utf-8"))
+        if record["format"] != FORMAT or record["machine"] != _identity(machine):
+            return machine
+        return dataclasses.replace(machine, **{name: float(record[name]) for name in SPEEDS})
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # MachineError is a ValueError
+        return machine
+
+
+def store(machine: Machine) -> None:
+    """Write the speeds to the cache directory, whole or not at all; `CacheWarning` if that cannot be done."""
+    path = stored_path(machine)
+    record = {"format": FORMAT, "machine": _identity(machine), **{name: getattr(machine, name) for name in SPEEDS}}
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                json.dump(record, file, indent=1)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        warnings.warn(
+            f"the measured speeds could not be stored in {path.parent} ({error}); they will be measured again next "
+            "time. SEVENLOOPS_CACHE_DIR names another directory.",
+            CacheWarning,
+            stacklevel=3,
+        )

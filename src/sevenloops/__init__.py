@@ -1,0 +1,24 @@
+"""sevenloops: convolutions and matrix products at the speed of the machine, and why."""
+
+from __future__ import annotations
+
+from .compile import Kernel, Packed, compile
+from .epilogue import Epilogue
+from .errors import SevenLoopsError
+from .machine import Machine
+from .problem import ConvProblem, GemmProblem, parse_problem
+from .schedule import Schedule
+
+__all__ = [
+    "ConvProblem",
+    "Epilogue",
+    "GemmProblem",
+    "Kernel",
+    "Machine",
+    "Packed",
+    "Schedule",
+    "SevenLoopsError",
+    "compile",
+    "parse_problem",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,128 @@
+"""What an algorithm is, and the geometry that all convolution algorithms share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..machine import Machine
+from ..problem import ConvProblem, GemmProblem, Problem
+from ..schedule import Schedule
+
+__all__ = ["Algorithm", "Buffer", "Definition", "Geometry"]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One argument of a compiled function: its name and its dense C-order shape (outermost axis first)."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Definition:
+    """Scheduled Halide code, ready to compile.
+
+    `output` is the Func, `inputs` its ImageParams in calling order, `buffers` describes the inputs and then the output.
+    `pack_*` is the same for the function that packs the weights once: raw weights in, packed weights out.
+    """
+
+    output: Any
+    inputs: list[Any]
+    buffers: list[Buffer]
+    pack_output: Any
+    pack_inputs: list[Any]
+    pack_buffers: list[Buffer]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One way to compute a problem; a row of the table `ALGORITHMS`.
+
+    `supports(problem)` returns None or the reason why not. `schedules(problem, machine)` lists candidates,
+    the best first by the cost model. `check(problem, schedule, machine)` returns None or the reason why a schedule (a
+    user's own, perhaps) does not fit. `define` writes the Halide code. `tolerance` bounds the error relative to the
+    largest output; `exact_on_integers` says that small integers give the exact result.
+    """
+
+    name: str
+    equation: str
+    supports: Callable[[Problem], str | None]
+    schedules: Callable[[Problem, Machine], list[Schedule]]
+    check: Callable[[Any, Schedule, Machine], str | None]
+    define: Callable[[Any, Schedule, Machine], Definition]
+    packed_shape: Callable[[Any, Schedule], tuple[int, ...]]
+    macs_executed: Callable[[Any, Schedule], int]
+    workspace_bytes: Callable[[Any, Schedule, int], int]
+    parameters: dict[str, str] = field(default_factory=dict)
+    tolerance: float = 3e-6
+    exact_on_integers: bool = True
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution seen as three-dimensional: the missing outer axes have size one, kernel one and no padding."""
+
+    batch: int
+    groups: int
+    ic: int  # input channels of one group
+    oc: int  # output channels of one group
+    size: tuple[int, int, int]  # (d, h, w)
+    out: tuple[int, int, int]
+    kernel: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    before: tuple[int, int, int]
+    padded: bool
+
+    @classmethod
+    def of(cls, problem: ConvProblem) -> Geometry:
+        """Lift a 1-D, 2-D or 3-D problem."""
+        lift = lambda values, fill: (fill,) * (3 - problem.rank) + tuple(values)  # noqa: E731
+        return cls(
+            batch=problem.batch,
+            groups=problem.groups,
+            ic=problem.in_channels // problem.groups,
+            oc=problem.out_channels // problem.groups,
+            size=lift(problem.in_size, 1),
+            out=lift(problem.out_size, 1),
+            kernel=lift(problem.kernel, 1),
+            stride=lift(problem.stride, 1),
+            dilation=lift(problem.dilation, 1),
+            before=lift((before for before, _ in problem.padding), 0),
+            padded=any(map(any, problem.padding)),
+        )
+
+    @property
+    def taps(self) -> int:
+        """Length of one sum: input channels of a group times kernel positions."""
+        return self.ic * math.prod(self.kernel)
+
+    @property
+    def pixels(self) -> int:
+        """Output positions of one slice (one image and one depth)."""
+        return self.out[1] * self.out[2]
+
+    @property
+    def slices(self) -> int:
+        """Images times output depths."""
+        return self.batch * self.out[0]
+
+
+def only_conv(problem: Problem) -> str | None:
+    """The reason why a problem is no plain convolution in float32, or None."""
+    if isinstance(problem, GemmProblem):
+        return "it computes convolutions, and this is a matrix product"
+    if problem.transposed:
+        return "transposed convolutions need the naive algorithm so far"
+    if problem.dtype != "float32":
+        return f"it is compiled for float32 only, and the problem is {problem.dtype}; naive computes float64"
+    return None
+
+
+def ceil_div(a: int, b: int) -> int:
+    """The quotient rounded up."""
+    return -(-a // b)

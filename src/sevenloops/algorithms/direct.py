@@ -1,0 +1,155 @@
+"""direct: register-tiled convolution, nothing stored between (implicit GEMM).
+
+    y[n, oc, oy, ox] = sum over ky, kx, ic of x[n, ic, oy*sh + ky*dh - pt, ox*sw + kx*dw - pl] * w[oc, ic, ky, kx]
+
+The column matrix of im2col exists only as addresses: the tile of sums reads its pixels from the input rows where they
+are (Chetlur et al., cuDNN, arXiv 1410.0759, section 3, form it in on-chip memory). A padded problem first copies the
+rows that a task needs, with their zeros, into scratch that stays in L2, so the hot loop has no borders.
+
+Wins where a sum is long and no cheaper algorithm fits: large channel counts, strides, small images.
+Cannot run: transposed problems, matrix products, float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..machine import Machine
+from ..problem import ConvProblem, Problem
+from ..schedule import Schedule
+from .base import Algorithm, Buffer, Definition, Geometry, only_conv
+from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_workspace
+
+# ------------------------------------------------------------------------------------------------- supports
+
+
+def supports(problem: Problem) -> str | None:
+    """None, or the reason why not."""
+    return only_conv(problem)
+
+
+# --------------------------------------------------------------------------------------------------- define
+
+
+def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
+    """`(panels of all groups, taps, tile_channels)`."""
+    g = Geometry.of(problem)
+    return (g.groups * -(-g.oc // schedule.tile_channels), g.taps, schedule.tile_channels)
+
+
+def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
+    """`packed[lane, tap, panel]` from `w[kx, ky, kz, ic, oc]`; tap = ((kz*kh + ky)*kw + kx)*ic + channel."""
+    import halide as hl
+
+    from .funcs import dense, image
+
+    g, nr = Geometry.of(problem), schedule.tile_channels
+    panels = -(-g.oc // nr)
+    kd, kh, kw = g.kernel
+    w_shape = (g.groups * g.oc, g.ic, kd, kh, kw)
+    w = image("w", w_shape)
+    lane, ic, kx, ky, kz, panel = (hl.Var(v) for v in ("lane", "ic", "kx", "ky", "kz", "panel"))
+    channel = (panel % panels) * nr + lane
+    value = w[kx, ky, kz, ic, (panel // panels) * g.oc + hl.min(channel, g.oc - 1)]
+    packed = hl.Func("packed")
+    packed[lane, ic, kx, ky, kz, panel] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
+    packed.reorder(kx, ky, kz, ic, lane, panel)
+    shape = (g.groups * panels, kd, kh, kw, g.ic, nr)
+    for var, extent in zip((lane, ic, kx, ky, kz, panel), reversed(shape)):
+        packed.bound(var, 0, extent)
+    if schedule.parallel:
+        packed.parallel(panel)
+    dense(packed.output_buffer(), shape)
+    return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
+
+
+def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
+    """The convolution as a tiled product over the (staged) input."""
+    import halide as hl
+
+    from .funcs import apply_epilogue, dense, epilogue_inputs, image, padded_input
+    from .tiled import Extents, channel_bias, clamped_channel, tiled_product
+
+    g = Geometry.of(problem)
+    kd, kh, kw = g.kernel
+    x_shape = (g.batch, *g.size, g.groups * g.ic)
+    y_shape = (g.batch, g.out[0], g.pixels, g.groups, g.oc)
+    x, packed = image("x", x_shape), image("packed", packed_shape(problem, schedule))
+    extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
+    named = dict(zip((name for name, _ in specs), extra))
+    e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, (g.ic, kw, kh, kd))
+    nr = schedule.tile_channels
+    panels = -(-g.oc // nr)
+    source = padded_input(x, g) if g.padded else x
+    bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
+
+    def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
+        ic, kx, ky, kz = r
+        weight = packed[c % nr, ((kz * kh + ky) * kw + kx) * g.ic + ic, gr * panels + c // nr]
+        at = [
+            (p % g.out[2]) * g.stride[2] + kx * g.dilation[2],
+            (p // g.out[2]) * g.stride[1] + ky * g.dilation[1],
+            z * g.stride[0] + kz * g.dilation[0],
+        ]
+        return weight * source[(gr * g.ic + ic, *at, n)]
+
+    def finish(v: Any, c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
+        residual = named["residual"][clamped_channel(c, g.oc, nr), gr, p, z, n] if "residual" in named else None
+        return apply_epilogue(problem.epilogue, v, bias(c, gr) if bias else None, residual)
+
+    product = tiled_product(schedule, machine.lanes, e, term, finish)
+    if g.padded:
+        channel = source.args()[0]
+        source.compute_at(product.output, product.task)
+        source.vectorize(channel, machine.lanes, hl.TailStrategy.GuardWithIf)
+    dense(product.output.output_buffer(), y_shape)
+    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(problem, schedule))]
+    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
+    return Definition(product.output, [x, packed, *extra], buffers, *define_pack(problem, schedule))
+
+
+# ------------------------------------------------------------------------------------------------ schedules
+
+
+def product_shape(problem: ConvProblem) -> ProductShape:
+    """The problem as the cost model sees it."""
+    g = Geometry.of(problem)
+    row_bytes = 4 * g.groups * g.ic * (g.size[2] + sum(problem.padding[-1])) if g.padded else 0
+    halo_rows = max((g.kernel[1] - 1) * g.dilation[1] + 1 - g.stride[1], 0)
+    return ProductShape(
+        oc=g.oc,
+        pixels=g.pixels,
+        slices=g.groups * g.slices,
+        inner_taps=g.ic,
+        outer_taps=math.prod(g.kernel),
+        row=g.out[2],
+        staged_bytes_per_pixel=row_bytes * g.stride[1] * g.kernel[0] / g.out[2] / g.groups,
+        staged_bytes_per_task=row_bytes * halo_rows * g.kernel[0] / g.groups,
+    )
+
+
+def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
+    """Candidates, the best first."""
+    return tiled_schedules("direct", product_shape(problem), machine)
+
+
+def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | None:
+    """None, or the reason why the schedule does not fit."""
+    return check_tiled(product_shape(problem), schedule, machine)
+
+
+# ------------------------------------------------------------------------------------------------- the row
+
+DIRECT = Algorithm(
+    name="direct",
+    equation="y[oc, p] = sum over taps of w[oc, tap] * x[address(p, tap)]",
+    supports=supports,
+    schedules=schedules,  # type: ignore[arg-type]
+    check=check,
+    define=define,
+    packed_shape=packed_shape,
+    macs_executed=lambda problem, s: tiled_macs(product_shape(problem), s),
+    workspace_bytes=lambda problem, s, threads: tiled_workspace(product_shape(problem), s, threads),
+    parameters=PARAMETERS,
+)

@@ -1,0 +1,103 @@
+"""Pieces of Halide code that several algorithms share. Shape comments give the innermost axis first, as Halide does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import halide as hl
+
+from ..epilogue import Epilogue
+from ..problem import ConvProblem
+from .base import Geometry
+
+__all__ = ["apply_epilogue", "dense", "epilogue_inputs", "image", "padded_input"]
+
+HL_TYPES = {"float32": (hl.Float, 32), "float64": (hl.Float, 64)}
+
+
+def hl_type(dtype: str) -> Any:
+    """Halide's type of a dtype."""
+    kind, bits = HL_TYPES[dtype]
+    return kind(bits)
+
+
+def dense(buffer: Any, shape: tuple[int, ...]) -> None:
+    """Promise that a buffer (an ImageParam or an output) is dense, with `shape` given outermost axis first."""
+    stride = 1
+    for axis, extent in enumerate(reversed(shape)):
+        dim = buffer.dim(axis)
+        dim.set_bounds(0, extent)
+        dim.set_stride(stride)
+        stride *= extent
+
+
+def image(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    """A dense input of `shape`, outermost axis first."""
+    param = hl.ImageParam(hl_type(dtype), len(shape), name)
+    dense(param, shape)
+    return param
+
+
+def padded_input(x: Any, g: Geometry) -> Any:
+    """The input with its zero padding, `padded[ic, ix, iy, iz, n]` in padded coordinates."""
+    c, ix, iy, iz, n = (hl.Var(v) for v in ("c", "ix", "iy", "iz", "n"))
+    padded = hl.Func("padded")
+    inside, coords = None, []
+    for var, size, before in zip((ix, iy, iz), reversed(g.size), reversed(g.before)):
+        at = var - before
+        ok = (at >= 0) & (at < size)
+        inside = ok if inside is None else inside & ok
+        coords.append(hl.clamp(at, 0, size - 1))
+    padded[c, ix, iy, iz, n] = hl.select(inside, x[(c, *coords, n)], hl.f32(0) if x.type() == hl.Float(32) else hl.f64(0))
+    return padded
+
+
+def epilogue_inputs(problem: Any, channels: int, y_shape: tuple[int, ...]) -> tuple[list[Any], list[tuple[str, tuple[int, ...]]]]:
+    """ImageParams of bias and residual where the epilogue has them, with their names and shapes."""
+    params, specs = [], []
+    if problem.epilogue.bias:
+        specs.append(("bias", (channels,)))
+    if problem.epilogue.residual:
+        specs.append(("residual", y_shape))
+    for name, shape in specs:
+        params.append(image(name, shape, problem.dtype))
+    return params, specs
+
+
+def activation(epilogue: Epilogue, v: Any) -> Any:
+    """The activation of a value. Comparisons are written so that NaN takes the branch that returns `v` itself."""
+    t = v.type()
+    num = lambda value: hl.cast(t, value)  # noqa: E731
+    strict, name = hl.strict_float, epilogue.activation
+    if name == "relu":
+        return strict(hl.select(v < num(0), num(0), v))
+    if name == "clip":
+        low, high = epilogue.params
+        v = strict(hl.select(v < num(low), num(low), v)) if low != float("-inf") else v
+        return strict(hl.select(v > num(high), num(high), v)) if high != float("inf") else v
+    if name == "leaky_relu":
+        return strict(hl.select(v < num(0), v * num(epilogue.params[0]), v))
+    if name == "hard_swish":
+        gate = v * num(1 / 6) + num(0.5)
+        gate = strict(hl.select(gate < num(0), num(0), gate))
+        return v * strict(hl.select(gate > num(1), num(1), gate))
+    if name == "sigmoid":
+        return num(1) / (num(1) + hl.exp(-v))
+    if name == "silu":
+        return v / (num(1) + hl.exp(-v))
+    return v
+
+
+def apply_epilogue(epilogue: Epilogue, v: Any, bias: Any, residual: Any) -> Any:
+    """Bias, residual and activation of a finished sum (see `sevenloops.epilogue.Epilogue`)."""
+    if epilogue.bias:
+        v = v + bias
+    if epilogue.residual == "before":
+        v = v + residual
+    v = activation(epilogue, v)
+    return v + residual if epilogue.residual == "after" else v
+
+
+def is_conv(problem: Any) -> bool:
+    """Whether the problem is a convolution (not a matrix product)."""
+    return isinstance(problem, ConvProblem)

@@ -1,0 +1,137 @@
+"""The register-tiled product that direct, im2col, pointwise and gemm share.
+
+A tile of `tile_pixels` x `tile_channels` sums stays in vector registers while the taps run past it: per tap, a few
+vectors of packed weights and one broadcast input value per pixel. Around it, from the inside out::
+
+    for task (parallel): images, depths, groups, parts of the channels, runs of `task_pixels` pixels
+      for panel: `tile_channels` channels; its packed weights are what the cache has to hold
+        for block of taps (`k_blocks` of them; more than one keeps a block of weights in L2)
+          for tile: `tile_pixels` pixels
+            for taps: the hot loop, unrolled `unroll` times
+
+Pixels are numbered through the rows (p = y * ow + x), so a tile may cross from one row into the next and only the end of
+a task leaves a partial tile, which is shifted inwards and computed again. Weights are packed as `[tile_channels, taps,
+panel]`, innermost first: the hot loop reads them in order, one aligned vector after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import halide as hl
+
+from ..schedule import Schedule
+from .base import ceil_div
+
+__all__ = ["Extents", "Product", "channel_bias", "clamped_channel", "tiled_product"]
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Sizes of a product: `oc` channels and `pixels` of each of `groups` x `depth` x `batch` slices, `taps` to sum."""
+
+    oc: int
+    pixels: int
+    groups: int
+    depth: int
+    batch: int
+    taps: tuple[int, ...]  # innermost first; the first one is what k_blocks divides
+
+
+@dataclass(frozen=True)
+class Product:
+    """The output Func and the loop level (func, var) where a task's input may be staged."""
+
+    output: Any
+    task: Any
+
+
+Term = Callable[..., Any]
+
+
+def clamped_channel(c: Any, oc: int, tile_channels: int) -> Any:
+    """A channel index that may be loaded: lanes past the last channel of a partial panel read the last one."""
+    return c if oc % tile_channels == 0 else hl.min(c, oc - 1)
+
+
+def channel_bias(bias: Any, e: Extents, tile_channels: int) -> Callable[[Any, Any], Any]:
+    """Access to `bias[g * oc + c]`, staged with a margin when the last panel is partial."""
+    if e.oc % tile_channels == 0:
+        return lambda c, g: bias[g * e.oc + c]
+    i = hl.Var("i")
+    staged = hl.Func("staged_bias")
+    staged[i] = bias[hl.min(i, e.oc * e.groups - 1)]
+    staged.compute_root()
+    return lambda c, g: staged[g * e.oc + c]
+
+
+def tiled_product(schedule: Schedule, lanes: int, e: Extents, term: Term, finish: Term) -> Product:
+    """Define and schedule the product.
+
+    `term(r, c, p, g, z, n)` is one product under the sum, `r` the list of tap variables (innermost first, the first
+    already counted through all blocks); `finish(v, c, p, g, z, n)` is the epilogue of a finished sum.
+    The output is `out[oc, g, p, z, n]`, innermost first.
+    """
+    c, p, g, z, n, block = (hl.Var(v) for v in ("c", "p", "g", "z", "n", "block"))
+    blocks = schedule.k_blocks
+    depth = e.taps[0] // blocks
+    r = hl.RDom([hl.Range(0, extent) for extent in (depth, *e.taps[1:])], "tap")
+    rvars = [r[axis] for axis in range(len(e.taps))]
+
+    sums = hl.Func("sums")  # sums[oc, p, g, z, n(, block)]: the register tile
+    out = hl.Func("out")  # out[oc, g, p, z, n]
+    if blocks == 1:
+        sums[c, p, g, z, n] += term(rvars, c, p, g, z, n)
+        total = sums
+    else:
+        sums[c, p, g, z, n, block] += term([block * depth + rvars[0], *rvars[1:]], c, p, g, z, n)
+        total = hl.Func("total")  # total[oc, p, g, z, n]: the sum over the blocks, in L1 or L2
+        rb = hl.RDom([hl.Range(0, blocks)], "block")
+        total[c, p, g, z, n] = hl.f32(0)
+        total[c, p, g, z, n] += sums[c, p, g, z, n, rb[0]]
+    out[c, g, p, z, n] = finish(hl.Expr(total[c, p, g, z, n]), c, p, g, z, n)
+    return _schedule(schedule, lanes, e, (c, p, g, z, n), sums, total, out, rvars)
+
+
+def _schedule(
+    s: Schedule, lanes: int, e: Extents, dims: tuple[Any, ...], sums: Any, total: Any, out: Any, rvars: list[Any]
+) -> Product:
+    c, p, g, z, n = dims
+    panel, lane, part, task, run, tile, px = (hl.Var(v) for v in ("panel", "lane", "part", "task", "run", "tile", "px"))
+    tail = hl.TailStrategy
+    for var, extent in zip((c, g, p, z, n), (e.oc, e.groups, e.pixels, e.depth, e.batch)):
+        out.bound(var, 0, extent)
+    out.split(p, task, run, s.task_pixels, tail.ShiftInwards).split(run, tile, px, s.tile_pixels, tail.ShiftInwards)
+    panels = ceil_div(e.oc, s.tile_channels)
+    if e.oc % s.tile_channels:
+        # Halide does not split what a predicated split made: a partial panel allows all panels in a task, or just one.
+        out.split(c, panel, lane, s.tile_channels, tail.PredicateStores).vectorize(lane)
+        inner, outer = ([panel], []) if s.channel_parts == 1 else ([], [panel])
+    else:
+        out.split(c, panel, lane, s.tile_channels).split(panel, part, panel, panels // s.channel_parts)
+        inner, outer = [panel], [part]
+    out.reorder(lane, px, tile, *inner, task, *outer, g, z, n)
+    if e.oc % s.tile_channels == 0:
+        out.vectorize(lane, lanes).unroll(lane)
+    out.unroll(px)
+    for var in (*outer, g, z, n):
+        out.fuse(task, var, task)
+    if s.parallel:
+        out.parallel(task)
+
+    at = (out, tile)
+    if total is not sums:
+        total.compute_at(out, panel if inner else task).vectorize(c, lanes)
+        ttile, tpx = hl.Var("ttile"), hl.Var("tpx")
+        stage = total.update(0)
+        stage.split(p, ttile, tpx, s.tile_pixels).reorder(c, tpx, ttile, g, z, n, total.rvars(0)[0])
+        stage.vectorize(c, lanes).unroll(c).unroll(tpx)
+        at = (total, ttile)
+    sums.compute_at(*at).bound_extent(c, s.tile_channels).bound_extent(p, s.tile_pixels)
+    sums.vectorize(c, lanes).unroll(c).unroll(p)
+    hot = sums.update(0).reorder(c, p, *rvars).vectorize(c, lanes).unroll(c).unroll(p)
+    if s.unroll > 1:
+        hot.unroll(rvars[0], s.unroll)
+    return Product(out, task)

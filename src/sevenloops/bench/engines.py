@@ -1,0 +1,176 @@
+"""The engines that are compared, each as its users get it at its best: weights constant and packed outside the timing.
+
+One row a engine in `ENGINES`. Where an engine offers several ways to run the same operation (PyTorch plain or with
+prepacked weights, ONNX Runtime with or without its blocked layout, OpenVINO with either layout of the image), all of
+them are built, tried for a moment, and the fastest is kept and named in the note.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import Unsupported
+from ..problem import GemmProblem, Problem
+from .inputs import FloatArray, Inputs
+
+__all__ = ["ENGINES", "Engine", "Prepared", "Settings"]
+
+TRIAL_S = 0.03
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the parent asks of an engine; `algorithm` and `isa` concern `sevenloops` only."""
+
+    threads: int
+    algorithm: str | None = None
+    isa: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An operation ready to run: `run()` computes it once, `output()` gives the last result as `problem.y_shape`."""
+
+    run: Callable[[], object]
+    output: Callable[[], FloatArray]
+    note: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def median_time_s(run: Callable[[], object], min_time_s: float, min_iterations: int = 3) -> float:
+    """Median seconds of one call, after one warm-up call."""
+    run()
+    times: list[float] = []
+    end = time.perf_counter() + min_time_s
+    while len(times) < min_iterations or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def fastest(ways: dict[str, Callable[[], Prepared]]) -> Prepared:
+    """Build every way, keep the one that runs fastest; ways after the first may fail (an older version, a shape)."""
+    built: list[tuple[float, str, Prepared]] = []
+    for name, build in ways.items():
+        try:
+            prepared = build()
+            built.append((median_time_s(prepared.run, TRIAL_S), name, prepared))
+        except Unsupported:
+            raise
+        except Exception:
+            if not built:
+                raise
+    _, name, best = min(built, key=lambda entry: entry[0])
+    return Prepared(best.run, best.output, name, best.details)
+
+
+def _prepare_sevenloops(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    import sevenloops
+
+    machine = sevenloops.Machine.described(settings.isa) if settings.isa else None
+    kernel = sevenloops.compile(problem, algorithm=settings.algorithm, machine=machine, threads=settings.threads)
+    packed = kernel.pack(inputs.w)
+    bound = kernel.bind(inputs.x, packed, bias=inputs.bias, residual=inputs.residual, c=inputs.c)
+    details = {
+        "algorithm": kernel.algorithm,
+        "schedule": repr(kernel.schedule),
+        "macs_executed": kernel.macs_executed,
+        "workspace_bytes": kernel.workspace_bytes,
+    }
+    return Prepared(bound.run, lambda: bound.out, kernel.algorithm, details)
+
+
+def _prepare_numpy(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    """`np.matmul` into a given array, then the epilogue in place; the thread count comes from the environment."""
+    if not isinstance(problem, GemmProblem):
+        raise Unsupported("NumPy has no convolution")
+    epilogue = problem.epilogue
+    if epilogue.activation not in ("none", "relu", "clip") or epilogue.residual:
+        raise Unsupported(f"NumPy is measured with bias, relu and clip only, not with {epilogue.words()}")
+    a = inputs.x.T if problem.trans_a else inputs.x
+    b = inputs.w.T if problem.trans_b else inputs.w
+    out = np.empty(problem.y_shape, problem.dtype)
+
+    def run() -> None:
+        np.matmul(a, b, out=out)
+        if problem.alpha != 1:
+            np.multiply(out, out.dtype.type(problem.alpha), out=out)
+        if inputs.c is not None:
+            np.add(out, inputs.c * out.dtype.type(problem.beta), out=out)
+        if inputs.bias is not None:
+            np.add(out, inputs.bias, out=out)
+        if epilogue.activation == "relu":
+            np.maximum(out, 0, out=out)
+        elif epilogue.activation == "clip":
+            np.clip(out, *epilogue.params, out=out)
+
+    return Prepared(run, lambda: out, "matmul")
+
+
+def _prepare_torch(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    from .torch_peer import prepare
+
+    return prepare(problem, inputs, settings.threads, channels_last=True)
+
+
+def _prepare_torch_nchw(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    from .torch_peer import prepare
+
+    return prepare(problem, inputs, settings.threads, channels_last=False)
+
+
+def _prepare_onnxruntime(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    from .onnx_peers import prepare_onnxruntime
+
+    return prepare_onnxruntime(problem, inputs, settings.threads)
+
+
+def _prepare_openvino(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    from .onnx_peers import prepare_openvino
+
+    return prepare_openvino(problem, inputs, settings.threads)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How to prepare a problem with one engine, and the packages that it needs."""
+
+    prepare: Callable[[Problem, Inputs, Settings], Prepared]
+    packages: tuple[str, ...]
+
+    def missing(self) -> str | None:
+        """Why this engine cannot be used here, or None."""
+        for package in self.packages:
+            try:
+                importlib.import_module(package)
+            except Exception as error:
+                return f"{package} is not installed" if isinstance(error, ImportError) else f"{package}: {error}"
+        return None
+
+    def version(self) -> str:
+        """The version of the first package."""
+        try:
+            return importlib.metadata.version(self.packages[0])
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
+
+
+ENGINES: dict[str, Engine] = {
+    "sevenloops": Engine(_prepare_sevenloops, ("sevenloops",)),
+    "torch": Engine(_prepare_torch, ("torch",)),
+    "torch-nchw": Engine(_prepare_torch_nchw, ("torch",)),
+    "onnxruntime": Engine(_prepare_onnxruntime, ("onnxruntime", "onnx")),
+    "openvino": Engine(_prepare_openvino, ("openvino", "onnx")),
+    "numpy": Engine(_prepare_numpy, ("numpy",)),
+}
+
+

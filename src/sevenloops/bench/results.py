@@ -1,0 +1,105 @@
+"""Measurements as values: what was timed, and the figures that follow from it. Derived figures are never stored."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..problem import Problem
+
+__all__ = ["OWN", "BenchRun", "Row", "Timing", "geometric_mean"]
+
+#: the engine that the others are compared with
+OWN = "sevenloops"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """All iterations of one engine on one problem, in seconds, one tuple a round; or the reason why there are none."""
+
+    engine: str
+    rounds_s: tuple[tuple[float, ...], ...] = ()
+    error: float | None = None
+    note: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+
+    @property
+    def median_s(self) -> float:
+        """The median over the iterations of all rounds."""
+        return statistics.median([time for times in self.rounds_s for time in times])
+
+    @property
+    def best_s(self) -> float:
+        """The fastest iteration."""
+        return min(min(times) for times in self.rounds_s)
+
+    @property
+    def spread(self) -> float:
+        """Slowest over fastest median of a round: 1.0 is a quiet machine."""
+        medians = [statistics.median(times) for times in self.rounds_s]
+        return max(medians) / min(medians)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One problem and the timings of every engine; `repeats` is how often a network has it."""
+
+    name: str
+    problem: Problem
+    repeats: int
+    timings: dict[str, Timing]
+
+    def timed(self, engine: str) -> Timing | None:
+        """The timing of an engine that has one."""
+        timing = self.timings.get(engine)
+        return timing if timing and timing.rounds_s else None
+
+    @property
+    def fastest_peer(self) -> Timing | None:
+        """The peer with the lowest median."""
+        peers = [t for name in self.timings if name != OWN and (t := self.timed(name))]
+        return min(peers, key=lambda timing: timing.median_s, default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """Fastest peer's time over ours: above 1 we are faster."""
+        own, peer = self.timed(OWN), self.fastest_peer
+        return peer.median_s / own.median_s if own and peer else None
+
+    def gflops(self, engine: str) -> float | None:
+        """1e9 FLOP/s by the MACs of the definition; an algorithm that executes fewer can exceed the peak."""
+        timing = self.timed(engine)
+        return 2e-9 * self.problem.macs / timing.median_s if timing else None
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """Every row of one run, with the machine's limits sampled in that run and the environment."""
+
+    rows: tuple[Row, ...]
+    peers: tuple[str, ...]
+    peak_gflops: float | None
+    bandwidth_gbs: float | None
+    environment: dict[str, Any]
+
+    @property
+    def ratios(self) -> list[float]:
+        """The ratios of all rows that have one."""
+        return [row.ratio for row in self.rows if row.ratio is not None]
+
+    def total_s(self, engine: str) -> float | None:
+        """Time of all layers with their repeats, or None if the engine misses one of them."""
+        timings = [(row.repeats, row.timed(engine)) for row in self.rows]
+        if any(timing is None for _, timing in timings):
+            return None
+        return sum(repeats * timing.median_s for repeats, timing in timings if timing)
+
+
+def geometric_mean(values: Iterable[float]) -> float | None:
+    """None for no values."""
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs)) if logs else None

@@ -1,0 +1,179 @@
+"""Timing engines side by side: each in its own process, small slices in turn, everyone else idle meanwhile.
+
+In one process, or at the same moment, the engines' spinning thread pools disturb each other by up to a factor of two.
+So before each slice the parent sleeps until the pools of the engine before have gone to rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import SevenLoopsError
+from ..machine import Machine, allowed_cores
+from .engines import ENGINES
+from .inputs import largest_error, make_inputs, reference_output
+from .networks import Layer
+from .process import EngineProcess, WorkerError
+from .results import OWN, BenchRun, Row, Timing
+
+__all__ = ["BenchError", "Options", "as_layers", "run_bench"]
+
+Progress = Callable[[str], None]
+
+
+class BenchError(SevenLoopsError, ValueError):
+    """A benchmark that cannot be run as asked."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure. `threads=None` is every core this process may use; times are in seconds.
+
+    A slice runs for `slice_s` and at least `min_iterations`; `pause_s` is the rest before it.
+    """
+
+    against: tuple[str, ...] = ("onnxruntime", "openvino", "torch")
+    threads: int | None = None
+    algorithm: str | None = None
+    isa: str | None = None
+    rounds: int = 7
+    slice_s: float = 0.02
+    min_iterations: int = 3
+    pause_s: float = 0.05
+    seed: int = 0
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.against if name not in ENGINES or name == OWN]
+        if unknown:
+            peers = ", ".join(name for name in ENGINES if name != OWN)
+            raise BenchError(f"cannot compare with {', '.join(unknown)}; the peers are {peers}")
+        for name, least in (("rounds", 1), ("min_iterations", 1), ("threads", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise BenchError(f"{name} must be at least {least}, got {value}")
+
+
+def run_bench(layers: Sequence[Layer], options: Options, progress: Progress = lambda text: None) -> BenchRun:
+    """Measure every layer with sevenloops and the peers; `progress` is told what is being done.
+
+    An engine that is not installed, or does not support a problem, has the reason in its timing; it never ends the run.
+    Raises `BenchError` if there is nothing to measure.
+    """
+    if not layers:
+        raise BenchError("no problem was given")
+    threads = options.threads or allowed_cores()
+    progress("measuring the machine's limits")
+    limits = _limits(options.isa, threads)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sevenloops-bench-")))
+        names = dict.fromkeys((OWN, *options.against))
+        engines = {name: stack.enter_context(EngineProcess(name, threads)) for name in names}
+        versions = _versions(engines)
+        rows = []
+        for index, layer in enumerate(layers, 1):
+            progress(f"{index}/{len(layers)} {layer.name}")
+            rows.append(_measure(layer, engines, threads, options, folder))
+    environment = _environment(limits, versions, threads, options)
+    peak, bandwidth = limits.peak_gflops, limits.bandwidth_gbs
+    return BenchRun(tuple(rows), tuple(name for name in names if name != OWN), peak, bandwidth, environment)
+
+
+def _limits(isa: str | None, threads: int) -> Machine:
+    """The peak and bandwidth of `threads` cores at this moment (not the stored ones: the machine may be shared)."""
+    from ..machine_measure import measure
+
+    machine = Machine.described(isa or Machine.host().isa, cores=threads)
+    try:
+        Machine.measured(machine.isa)  # refuses an instruction set that this machine cannot run
+    except SevenLoopsError as error:
+        raise BenchError(str(error)) from error
+    return measure(machine)
+
+
+def _versions(engines: dict[str, EngineProcess]) -> dict[str, str]:
+    versions = {}
+    for name, engine in engines.items():
+        try:
+            versions[name] = engine.ask("hello")["version"]
+        except WorkerError as error:
+            versions[name] = str(error)
+    return versions
+
+
+def _measure(
+    layer: Layer, engines: dict[str, EngineProcess], threads: int, options: Options, folder: Path
+) -> Row:
+    timings = {name: _prepare(layer, engine, threads, options, folder / name) for name, engine in engines.items()}
+    if options.check:
+        timings = _with_errors(layer, timings, options.seed, folder)
+    rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in engines}
+    for _ in range(options.rounds):
+        for name in [name for name, timing in timings.items() if timing.reason is None]:
+            time.sleep(options.pause_s)
+            try:
+                answer = engines[name].ask("time", min_time_s=options.slice_s, min_iterations=options.min_iterations)
+            except WorkerError as error:
+                timings[name] = Timing(name, reason=str(error))
+            else:
+                rounds[name].append(tuple(answer["times_s"]))
+    timed = {
+        name: dataclasses.replace(timing, rounds_s=() if timing.reason else tuple(rounds[name]))
+        for name, timing in timings.items()
+    }
+    return Row(layer.name, layer.problem, layer.repeats, timed)
+
+
+def _prepare(layer: Layer, engine: EngineProcess, threads: int, options: Options, output: Path) -> Timing:
+    values: dict[str, Any] = {"algorithm": options.algorithm, "isa": options.isa, "threads": threads}
+    try:
+        answer = engine.ask(
+            "prepare", problem=str(layer.problem), seed=options.seed, output=str(output.with_suffix(".npy")), **values
+        )
+    except WorkerError as error:
+        return Timing(engine.engine, reason=str(error))
+    return Timing(engine.engine, note=answer["note"], details=answer["details"])
+
+
+def _with_errors(layer: Layer, timings: dict[str, Timing], seed: int, folder: Path) -> dict[str, Timing]:
+    """Compare what each engine computed with float64."""
+    reference: npt.NDArray[np.float64] = reference_output(layer.problem, make_inputs(layer.problem, seed))
+    checked = dict(timings)
+    for name, timing in timings.items():
+        if timing.reason is None:
+            error = largest_error(np.load(folder / f"{name}.npy"), reference)
+            checked[name] = dataclasses.replace(timing, error=error)
+    return checked
+
+
+def _environment(machine: Machine, versions: dict[str, str], threads: int, options: Options) -> dict[str, Any]:
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["sevenloops", *sys.argv[1:]]),
+        "cpu": machine.name,
+        "isa": machine.isa,
+        "threads": threads,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "engines": versions,
+        "options": dataclasses.asdict(options),
+    }
+
+
+def as_layers(problems: Iterable[Any]) -> list[Layer]:
+    """Problems without a network: each is named by its descriptor."""
+    return [Layer(str(problem), problem) for problem in problems]

@@ -1,0 +1,175 @@
+"""PyTorch as a peer: the functional call, and oneDNN's fused operator on prepacked weights (what inductor emits)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..errors import Unsupported
+from ..problem import ConvProblem, GemmProblem, Problem
+from .engines import Prepared, fastest
+from .inputs import Inputs
+
+__all__ = ["prepare"]
+
+#: the names that oneDNN's fused operators know
+FUSED = {"none": "none", "relu": "relu", "clip": "hardtanh", "sigmoid": "sigmoid", "silu": "swish"}
+
+
+def prepare(problem: Problem, inputs: Inputs, threads: int, *, channels_last: bool) -> Prepared:
+    """Build the problem in PyTorch under `inference_mode`; raises `Unsupported` with the reason where it cannot."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.inference_mode(True).__enter__()  # type: ignore[no-untyped-call]  # for the rest of this process
+    if isinstance(problem, GemmProblem):
+        return fastest({"functional": lambda: _gemm(problem, inputs), "prepacked": lambda: _gemm_packed(problem, inputs)})
+    return fastest(
+        {
+            "functional": lambda: _conv(problem, inputs, channels_last),
+            "prepacked": lambda: _conv_packed(problem, inputs, channels_last),
+        }
+    )
+
+
+def _holding(step: Callable[[], Any], problem: Problem) -> Prepared:
+    """Keep the last result, and give it back channels last."""
+    last: list[Any] = [None]
+
+    def run() -> None:
+        last[0] = step()
+
+    def output() -> Any:
+        y = last[0].numpy()
+        return np.moveaxis(y, 1, -1) if isinstance(problem, ConvProblem) else y
+
+    return Prepared(run, output)
+
+
+def _activation(problem: Problem) -> Callable[[Any], Any]:
+    """In place where PyTorch can, as a model in inference mode would have it."""
+    import torch.nn.functional as functional
+
+    params = problem.epilogue.params
+    table: dict[str, Callable[[Any], Any]] = {
+        "none": lambda v: v,
+        "relu": lambda v: v.relu_(),
+        "clip": lambda v: v.clamp_(*params),
+        "leaky_relu": lambda v: functional.leaky_relu_(v, *params),
+        "hard_swish": lambda v: functional.hardswish(v, inplace=True),
+        "sigmoid": lambda v: v.sigmoid_(),
+        "silu": lambda v: functional.silu(v, inplace=True),
+    }
+    return table[problem.epilogue.activation]
+
+
+def _epilogue(problem: Problem, residual: Any) -> Callable[[Any], Any]:
+    activate = _activation(problem)
+    if problem.epilogue.residual == "before":
+        return lambda v: activate(v.add_(residual))
+    if problem.epilogue.residual == "after":
+        return lambda v: activate(v).add_(residual)
+    return activate
+
+
+def _image(array: np.ndarray[Any, Any], channels_last: bool) -> Any:
+    """An NHWC array as a tensor of logical shape NCHW, stored channels last or channels first."""
+    import torch
+
+    tensor = torch.from_numpy(array).movedim(-1, 1)
+    return tensor if channels_last and tensor.dim() > 3 else tensor.contiguous()
+
+
+def _weight(array: np.ndarray[Any, Any], channels_last: bool) -> Any:
+    import torch
+
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    tensor = torch.from_numpy(array)
+    if channels_last and tensor.dim() in formats:
+        return tensor.contiguous(memory_format=formats[tensor.dim()])
+    return tensor
+
+
+def _optional(array: np.ndarray[Any, Any] | None) -> Any:
+    import torch
+
+    return None if array is None else torch.from_numpy(array)
+
+
+def _conv(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> Prepared:
+    import torch.nn.functional as functional
+
+    x, w, bias = _image(inputs.x, channels_last), _weight(inputs.w, channels_last), _optional(inputs.bias)
+    residual = None if inputs.residual is None else _image(inputs.residual, channels_last)
+    finish = _epilogue(problem, residual)
+    rank, stride, dilation, groups = problem.rank, problem.stride, problem.dilation, problem.groups
+    padding = [before for before, _ in problem.padding]
+    even = all(before == after for before, after in problem.padding)
+    if problem.transposed:
+        if not even:
+            raise Unsupported("PyTorch's transposed convolution takes equal padding on both sides only")
+        adjoint = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
+        extra = problem.output_padding
+        return _holding(lambda: finish(adjoint(x, w, bias, stride, padding, extra, groups, dilation)), problem)
+    conv: Callable[..., Any] = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+    if even:
+        return _holding(lambda: finish(conv(x, w, bias, stride, padding, dilation, groups)), problem)
+    sides = [side for pair in reversed(problem.padding) for side in pair]
+    return _holding(lambda: finish(conv(functional.pad(x, sides), w, bias, stride, 0, dilation, groups)), problem)
+
+
+def _conv_packed(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> Prepared:
+    import torch
+
+    epilogue = problem.epilogue
+    if problem.rank != 2 or problem.transposed or epilogue.residual or epilogue.activation not in FUSED:
+        raise NotImplementedError("no prepacked form")
+    if any(before != after for before, after in problem.padding):
+        raise NotImplementedError("no prepacked form with uneven padding")
+    x, bias = _image(inputs.x, channels_last), _optional(inputs.bias)
+    stride, dilation, padding = list(problem.stride), list(problem.dilation), [before for before, _ in problem.padding]
+    reorder = torch._C._nn.mkldnn_reorder_conv2d_weight
+    plain = _weight(inputs.w, channels_last).to_mkldnn()
+    w = reorder(plain, padding, stride, dilation, problem.groups, list(x.shape))
+    fused = torch.ops.mkldnn._convolution_pointwise
+    name, numbers = FUSED[epilogue.activation], list(epilogue.params)
+    return _holding(lambda: fused(x, w, bias, padding, stride, dilation, problem.groups, name, numbers, ""), problem)
+
+
+def _gemm(problem: GemmProblem, inputs: Inputs) -> Prepared:
+    import torch
+    import torch.nn.functional as functional
+
+    a, b, bias, c = (_optional(array) for array in (inputs.x, inputs.w, inputs.bias, inputs.c))
+    finish = _epilogue(problem, _optional(inputs.residual))
+    alpha, beta = problem.alpha, problem.beta
+    a = a.T if problem.trans_a else a
+    if alpha == 1 and c is None and bias is None:
+        b, out = b.T if problem.trans_b else b, torch.empty(problem.y_shape, dtype=a.dtype)
+        return _holding(lambda: finish(torch.mm(a, b, out=out)), problem)
+    if alpha == 1 and c is None:
+        w = b if problem.trans_b else b.T
+        return _holding(lambda: finish(functional.linear(a, w, bias)), problem)
+    b = b.T if problem.trans_b else b
+    added = torch.zeros(1, dtype=a.dtype) if c is None else c
+
+    def step() -> Any:
+        v = torch.addmm(added, a, b, alpha=alpha, beta=beta)
+        return finish(v if bias is None else v.add_(bias))
+
+    return _holding(step, problem)
+
+
+def _gemm_packed(problem: GemmProblem, inputs: Inputs) -> Prepared:
+    import torch
+
+    epilogue = problem.epilogue
+    plain = problem.alpha == 1 and problem.beta == 0 and not problem.trans_a and problem.dtype == "float32"
+    if not plain or epilogue.residual or epilogue.activation not in FUSED:
+        raise NotImplementedError("no prepacked form")
+    a, b, bias = _optional(inputs.x), _optional(inputs.w), _optional(inputs.bias)
+    w = torch.ops.mkldnn._reorder_linear_weight((b if problem.trans_b else b.T).contiguous(), problem.m)
+    fused, name, numbers = torch.ops.mkldnn._linear_pointwise, FUSED[epilogue.activation], list(epilogue.params)
+    return _holding(lambda: fused(a, w, bias, name, numbers, ""), problem)

@@ -1,0 +1,105 @@
+"""One engine in a process of its own: `python -m sevenloops.bench.worker ENGINE`, one JSON object a line each way.
+
+====================================================================================  ==============================
+request                                                                               answer
+====================================================================================  ==============================
+`{"do": "hello"}`                                                                     `{"version": "2.1"}`
+`{"do": "prepare", "problem", "seed", "threads", "algorithm", "isa", "output"}`       `{"note", "details"}`
+`{"do": "time", "min_time_s", "min_iterations"}`                                      `{"times_s": [...]}`
+====================================================================================  ==============================
+
+`prepare` builds the inputs from the seed, runs once, and saves the result (`y_shape`) to the `.npy` file `output`.
+A request that fails is answered by `{"reason": "..."}`, and the worker lives on. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+import numpy as np
+
+from ..errors import SevenLoopsError, Unsupported
+from ..problem import parse_problem
+from .engines import ENGINES, Engine, Prepared, Settings
+from .inputs import make_inputs
+
+__all__ = ["main"]
+
+WARM_UP_S = 0.005
+MAX_ITERATIONS = 5000
+
+
+class _Worker:
+    """The engine and the problem that it has ready."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.prepared: Prepared | None = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        actions = {"hello": self.hello, "prepare": self.prepare, "time": self.time}
+        action = actions[request.pop("do")]
+        missing = self.engine.missing()
+        if missing:
+            return {"reason": missing}
+        try:
+            return action(**request)
+        except SevenLoopsError as error:
+            return {"reason": str(error)}
+        except Exception as error:
+            first_line = next(iter(str(error).splitlines()), "")
+            return {"reason": f"{type(error).__name__}: {first_line}"}
+
+    def hello(self) -> dict[str, Any]:
+        return {"version": self.engine.version()}
+
+    def prepare(
+        self, problem: str, seed: int, threads: int, algorithm: str | None, isa: str | None, output: str
+    ) -> dict[str, Any]:
+        self.prepared = None  # frees the memory of the last problem before the next one is built
+        parsed = parse_problem(problem)
+        prepared = self.engine.prepare(parsed, make_inputs(parsed, seed), Settings(threads, algorithm, isa))
+        prepared.run()
+        np.save(output, prepared.output())
+        self.prepared = prepared
+        return {"note": prepared.note, "details": prepared.details}
+
+    def time(self, min_time_s: float, min_iterations: int) -> dict[str, Any]:
+        """Seconds of each iteration, after warming up (at least once, and long enough to wake the threads)."""
+        if self.prepared is None:
+            raise Unsupported("nothing is prepared")
+        run, clock = self.prepared.run, time.perf_counter
+        warm = clock() + WARM_UP_S
+        run()
+        while clock() < warm:
+            run()
+        times: list[float] = []
+        end = clock() + min_time_s
+        while len(times) < min_iterations or (clock() < end and len(times) < MAX_ITERATIONS):
+            start = clock()
+            run()
+            times.append(clock() - start)
+        return {"times_s": times}
+
+
+def _private_stdout() -> TextIO:
+    """The pipe to the parent, with the standard output led to standard error: libraries like to print."""
+    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return pipe
+
+
+def main(arguments: list[str]) -> int:
+    """Serve requests from standard input until it ends."""
+    worker, pipe = _Worker(ENGINES[arguments[0]]), _private_stdout()
+    for line in sys.stdin:
+        print(json.dumps(worker.answer(json.loads(line))), file=pipe, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

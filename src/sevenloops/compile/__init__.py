@@ -1,0 +1,96 @@
+"""From a problem and a schedule to a callable kernel."""
+
+from __future__ import annotations
+
+import functools
+
+from ..algorithms import check_schedule, choose, forced
+from ..errors import ProblemError, ScheduleError
+from ..machine import Machine, MachineError
+from ..problem import Problem
+from ..schedule import Schedule
+from .kernel import BoundCall, Kernel, Packed
+
+__all__ = ["BoundCall", "Kernel", "Packed", "compile", "resolve_threads"]
+
+#: How long one kernel may compile before its worker is stopped.
+TIME_LIMIT_S = 60.0
+
+
+def resolve_threads(threads: int | None) -> int:
+    """The thread count of a call: all cores this process may use, or fewer when asked; at least 1."""
+    cores = Machine.host().cores
+    if threads is None:
+        return cores
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ProblemError(f"threads must be None or an integer of at least 1, got {threads!r}")
+    return min(threads, cores)
+
+
+def resolve_schedule(
+    problem: Problem, algorithm: str | None, schedule: Schedule | None, machine: Machine
+) -> tuple[Schedule, str]:
+    """The schedule to compile and why: the one given, or the best by the model of the algorithm given or chosen."""
+    if schedule is not None:
+        if algorithm is not None and algorithm != schedule.algorithm:
+            raise ScheduleError(f"algorithm={algorithm!r} was asked, but the schedule is for {schedule.algorithm!r}")
+        forced(problem, schedule.algorithm)
+        reason = check_schedule(problem, schedule, machine)
+        if reason is not None:
+            raise ScheduleError(f"{schedule} does not fit {problem}: {reason}")
+        return schedule, "the schedule was given"
+    if algorithm is not None:
+        row, why = forced(problem, algorithm), "the algorithm was given"
+    else:
+        row, why = choose(problem)
+    return row.schedules(problem, machine)[0], f"{why}; the schedule is the best by the cost model"
+
+
+def compile(
+    problem: Problem,
+    *,
+    algorithm: str | None = None,
+    schedule: Schedule | None = None,
+    machine: Machine | None = None,
+    threads: int | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+) -> Kernel:
+    """Compile a problem, or take the kernel from the cache; kernels are kept for the life of the process.
+
+    `algorithm` forces one by name, `schedule` a schedule of your own, `machine` a lesser instruction set of this machine.
+    `threads` caps the threads of each call; it never changes the result. The same schedule serves any count.
+
+    Raises `Unsupported`, `ScheduleError`, `CompileError`, `CompileTimeout`, and `MachineError` for a machine whose code
+    cannot run here (`sevenloops.compile.build.build_image` compiles for those).
+    """
+    machine = Machine.host() if machine is None else machine
+    _check_runs_here(machine)
+    chosen, why = resolve_schedule(problem, algorithm, schedule, machine)
+    return _compiled(problem, chosen, machine, resolve_threads(threads), why, time_limit_s)
+
+
+@functools.lru_cache(maxsize=None)
+def _check_runs_here(machine: Machine) -> None:
+    host = Machine.host()
+    order = ("sse4", "avx2", "avx512")
+    same = (machine.arch, machine.os) == (host.arch, host.os)
+    if not same or (machine.isa != host.isa and order.index(machine.isa) > order.index(host.isa)):
+        raise MachineError(f"kernels for {machine.key} cannot run here ({host.key})")
+
+
+_kernels: dict[tuple[Problem, Schedule, str, int], Kernel] = {}
+
+
+def _compiled(
+    problem: Problem, schedule: Schedule, machine: Machine, threads: int, why: str, time_limit_s: float
+) -> Kernel:
+    from .runtime import load
+    from .store import kernel_image
+
+    key = (problem, schedule, machine.key, threads)
+    kernel = _kernels.get(key)
+    if kernel is None:
+        image = kernel_image(problem, schedule, machine, time_limit_s)
+        kernel = Kernel(problem, schedule, machine, threads, image, load(image, machine, threads), why)
+        kernel = _kernels.setdefault(key, kernel)
+    return kernel

@@ -1,0 +1,179 @@
+"""Build one kernel: a scheduled pipeline becomes object code. Runs in a worker process (see `workers`).
+
+Three objects make a kernel: the pipeline, the pipeline that packs its weights (both from Halide), and two trampolines
+(from LLVM IR), `name_run(ptr, ptr, ...)` and `name_pack(w, packed)`, which take bare addresses and lay out the
+`halide_buffer_t` structs on their own stack. So a call from Python passes a few integers, allocates nothing, and any
+number of threads may be inside the same kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..algorithms.base import Buffer, Definition
+from ..errors import CompileError
+from ..machine import Machine
+from ..problem import Problem
+from ..schedule import Schedule
+
+__all__ = ["KernelImage", "build_image", "build_runtime", "lowered_text"]
+
+#: LLVM's SLP vectoriser gathers the scalar addresses of a tile's pixels into vectors and takes them apart again in the
+#: hot loop (seen: 40 % slower). Halide reads these arguments from the environment, when it is imported.
+LLVM_ARGS = "-vectorize-slp=false"
+
+
+@dataclass(frozen=True)
+class KernelImage:
+    """A compiled kernel as bytes: its objects, and what is needed to call it."""
+
+    name: str
+    buffers: list[Buffer]
+    pack_buffers: list[Buffer]
+    objects: list[bytes]
+
+    def header(self) -> str:
+        """JSON of everything but the objects themselves."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "buffers": [[b.name, b.shape] for b in self.buffers],
+                "pack_buffers": [[b.name, b.shape] for b in self.pack_buffers],
+                "sizes": [len(o) for o in self.objects],
+            }
+        )
+
+    @classmethod
+    def from_parts(cls, header: str, body: bytes) -> KernelImage:
+        """The inverse of `header()` and the objects joined; raises `ValueError` when they do not agree."""
+        meta = json.loads(header)
+        if sum(meta["sizes"]) != len(body):
+            raise ValueError("sizes do not add up")
+        objects, at = [], 0
+        for size in meta["sizes"]:
+            objects.append(body[at : at + size])
+            at += size
+        unpack = lambda rows: [Buffer(name, tuple(shape)) for name, shape in rows]  # noqa: E731
+        return cls(meta["name"], unpack(meta["buffers"]), unpack(meta["pack_buffers"]), objects)
+
+
+def _target(machine: Machine, *, runtime: bool, asserts: bool = False) -> Any:
+    import halide as hl
+
+    target = hl.Target(machine.halide_target())
+    if runtime:
+        return target
+    target = target.with_feature(hl.TargetFeature.NoRuntime)
+    if not asserts:
+        for feature in (hl.TargetFeature.NoAsserts, hl.TargetFeature.NoBoundsQuery):
+            target = target.with_feature(feature)
+    return target
+
+
+def define(problem: Problem, schedule: Schedule, machine: Machine) -> Definition:
+    """The algorithm's Halide code for a problem and schedule."""
+    from ..algorithms import ALGORITHMS
+
+    return ALGORITHMS[schedule.algorithm].define(problem, schedule, machine)
+
+
+def build_image(
+    problem: Problem, schedule: Schedule, machine: Machine, name: str, *, asserts: bool = False
+) -> KernelImage:
+    """Compile a kernel. Raises `CompileError` with Halide's own words where it refuses."""
+    import halide as hl
+
+    target = _target(machine, runtime=False, asserts=asserts)
+    try:
+        d = define(problem, schedule, machine)
+        with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
+            objects = []
+            for suffix, func, inputs in (("", d.output, d.inputs), ("_pk", d.pack_output, d.pack_inputs)):
+                path = os.path.join(folder, f"k{suffix}.o")
+                func.compile_to_object(path, inputs, name + suffix, target)
+                objects.append(Path(path).read_bytes())
+    except hl.HalideError as error:
+        raise CompileError(f"Halide refused {schedule} for {problem}: {error}") from None
+    objects.append(_trampolines(name, d, machine, problem.dtype))
+    return KernelImage(name, d.buffers, d.pack_buffers, objects)
+
+
+def lowered_text(problem: Problem, schedule: Schedule, machine: Machine) -> dict[str, str]:
+    """The loop nest as scheduled (`"loops"`), and the machine code (`"assembly"`), as text."""
+    d = define(problem, schedule, machine)
+    target = _target(machine, runtime=False)
+    with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
+        assembly, loops = os.path.join(folder, "k.s"), os.path.join(folder, "k.stmt")
+        d.output.compile_to_assembly(assembly, d.inputs, "kernel", target)
+        import halide as hl
+
+        d.output.compile_to_conceptual_stmt(loops, d.inputs, hl.StmtOutputFormat.Text, target)
+        return {"assembly": Path(assembly).read_text(), "loops": Path(loops).read_text()}
+
+
+def build_runtime(machine: Machine) -> bytes:
+    """Halide's runtime for a machine as one object: thread pool, allocator, error reporting."""
+    import halide as hl
+
+    with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
+        path = os.path.join(folder, "runtime.o")
+        hl.compile_standalone_runtime(path, _target(machine, runtime=True))
+        return Path(path).read_bytes()
+
+
+# ---------------------------------------------------------------------------------------------- trampolines
+
+TRIPLES = {
+    ("x86-64", "linux"): "x86_64-unknown-linux-gnu",
+    ("x86-64", "osx"): "x86_64-apple-macosx",
+    ("x86-64", "windows"): "x86_64-pc-windows-msvc",
+    ("arm-64", "linux"): "aarch64-unknown-linux-gnu",
+    ("arm-64", "osx"): "arm64-apple-macosx",
+}
+
+_STRUCTS = """
+%dim = type { i32, i32, i32, i32 }
+%buf = type { i64, ptr, ptr, i64, i8, i8, i16, i32, ptr, ptr }
+"""
+
+
+def _trampolines(name: str, d: Definition, machine: Machine, dtype: str) -> bytes:
+    """LLVM IR that turns addresses into `halide_buffer_t` (HalideRuntime.h) and calls the two pipelines."""
+    import llvmlite.binding as llvm
+
+    bits = {"float32": 32, "float64": 64}[dtype]
+    ir = [_STRUCTS]
+    ir += _trampoline(name, f"{name}_run", d.buffers, bits)
+    ir += _trampoline(f"{name}_pk", f"{name}_pack", d.pack_buffers, bits)
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    module = llvm.parse_assembly("\n".join(ir))
+    target = llvm.Target.from_triple(TRIPLES[machine.arch, machine.os])
+    return bytes(target.create_target_machine(reloc="pic", codemodel="default").emit_object(module))
+
+
+def _trampoline(callee: str, name: str, buffers: list[Buffer], bits: int) -> list[str]:
+    count = len(buffers)
+    lines = [f"declare i32 @{callee}({', '.join(['ptr'] * count)})"]
+    body = []
+    for i, buffer in enumerate(buffers):
+        rank, stride, dims = len(buffer.shape), 1, []
+        for extent in reversed(buffer.shape):
+            dims.append(f"%dim {{ i32 0, i32 {extent}, i32 {stride}, i32 0 }}")
+            stride *= extent
+        lines.append(f"@{name}.dims{i} = private constant [{rank} x %dim] [{', '.join(dims)}]")
+        fixed = f"i64 0, i8 2, i8 {bits}, i16 1, i32 {rank}, ptr @{name}.dims{i}, ptr null".split(", ")
+        body.append(f"  %b{i} = alloca %buf")
+        body += [f"  %h{i} = getelementptr %buf, ptr %b{i}, i32 0, i32 2", f"  store ptr %p{i}, ptr %h{i}"]
+        for field, value in ((0, "i64 0"), (1, "ptr null"), *zip(range(3, 10), fixed)):
+            body.append(f"  %f{i}.{field} = getelementptr %buf, ptr %b{i}, i32 0, i32 {field}")
+            body.append(f"  store {value}, ptr %f{i}.{field}")
+    args = ", ".join(f"ptr %p{i}" for i in range(count))
+    passed = ", ".join(f"ptr %b{i}" for i in range(count))
+    lines.append(f"define i32 @{name}({args}) {{")
+    return [*lines, *body, f"  %r = call i32 @{callee}({passed})", "  ret i32 %r", "}"]

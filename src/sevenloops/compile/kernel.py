@@ -1,0 +1,164 @@
+"""A compiled kernel: what `sevenloops.compile` gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..algorithms import ALGORITHMS
+from ..arrays import address, aligned_empty, as_array, check_array, check_output
+from ..errors import ArrayError, KernelError
+from ..machine import Machine
+from ..problem import ConvProblem, GemmProblem, Problem
+from ..schedule import Schedule
+from .build import KernelImage
+from .runtime import LoadedKernel
+
+__all__ = ["BoundCall", "Kernel", "Packed"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Weights as one kernel's hot loop reads them; made by `Kernel.pack`. `layout` names the kernels that can use it."""
+
+    array: Array
+    layout: tuple[Any, ...]
+
+
+class BoundCall:
+    """A call with every array fixed and checked: `run()` computes `out` again, with nothing left to look up."""
+
+    __slots__ = ("_addresses", "_function", "_kernel", "keep", "out")
+
+    def __init__(self, kernel: Kernel, arrays: list[Array]) -> None:
+        self._kernel = kernel
+        self._function = kernel.loaded.run
+        self._addresses = [address(array) for array in arrays]
+        self.keep = arrays
+        self.out = arrays[-1]
+
+    def run(self) -> Array:
+        """Compute; raises `KernelError` if the native code reports a failure."""
+        code = self._function(*self._addresses)
+        if code:
+            raise _failure(self._kernel, code)
+        return self.out
+
+
+def _failure(kernel: Kernel, code: int) -> KernelError:
+    return KernelError(f"{kernel.algorithm} for {kernel.problem} failed with Halide's code {code} (out of memory?)")
+
+
+class Kernel:
+    """One problem compiled with one schedule for one machine. Thread-safe; calls release Python's global lock.
+
+    `problem`, `algorithm` (a name), `schedule`, `machine` and `threads` say what it is; `why` says how it was chosen.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        schedule: Schedule,
+        machine: Machine,
+        threads: int,
+        image: KernelImage,
+        loaded: LoadedKernel,
+        why: str,
+    ) -> None:
+        self.problem, self.schedule, self.machine, self.threads = problem, schedule, machine, threads
+        self.algorithm, self.image, self.loaded, self.why = schedule.algorithm, image, loaded, why
+        self._row = ALGORITHMS[self.algorithm]
+        is_gemm = isinstance(problem, GemmProblem)
+        self._x_shape = problem.a_shape if isinstance(problem, GemmProblem) else problem.x_shape
+        self._w_shape = problem.b_shape if isinstance(problem, GemmProblem) else problem.w_shape
+        self._bias_shape = (problem.n,) if isinstance(problem, GemmProblem) else (problem.out_channels,)
+        self._names = ("a", "b") if is_gemm else ("x", "weights")
+        self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype)
+        self._has_c = isinstance(problem, GemmProblem) and problem.beta != 0
+
+    @property
+    def macs_executed(self) -> int:
+        """Multiply-accumulates that the code really does, partial tiles and idle lanes counted."""
+        return self._row.macs_executed(self.problem, self.schedule)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Scratch memory in use at once."""
+        return self._row.workspace_bytes(self.problem, self.schedule, self.threads)
+
+    def pack(self, weights: Any) -> Packed:
+        """Bring weights into this kernel's order; do it once and keep the result.
+
+        `weights` has the problem's `w_shape` (a matrix product: B in its `b_shape`). Raises `ArrayError`, `DtypeError`.
+        """
+        array = np.ascontiguousarray(as_array(self._names[1], weights))
+        check_array(self._names[1], array, self._w_shape, self.problem.dtype)
+        packed = aligned_empty(self.image.pack_buffers[-1].shape, self.problem.dtype)
+        code = self.loaded.pack(address(array), address(packed))
+        if code:
+            raise _failure(self, code)
+        return Packed(packed, self._layout)
+
+    def _arrays(self, x: Any, packed: Packed, bias: Any, residual: Any, c: Any, out: Any) -> list[Array]:
+        """All arguments in calling order, checked; `out` is made if it is None."""
+        dtype, y_shape, e = self.problem.dtype, self.problem.y_shape, self.problem.epilogue
+        if not isinstance(packed, Packed) or packed.layout != self._layout:
+            raise ArrayError(f"{self._names[1]} must come from this kernel's pack(); got {_describe(packed)}")
+        check_array(self._names[0], x, self._x_shape, dtype)
+        arrays = [x, packed.array]
+        optional = (
+            ("bias", bias, self._bias_shape, e.bias),
+            ("residual", residual, y_shape, bool(e.residual)),
+            ("c", c, y_shape, self._has_c),
+        )
+        for name, value, shape, wanted in optional:
+            if (value is not None) != wanted:
+                raise ArrayError(f"the problem has {'a' if wanted else 'no'} {name}, but {_describe(value)} was given")
+            if wanted:
+                check_array(name, value, shape, dtype)
+                arrays.append(value)
+        if out is None:
+            out = aligned_empty(y_shape, dtype)
+        else:
+            check_output(out, y_shape, dtype, {str(i): array for i, array in enumerate(arrays)})
+        arrays.append(out)
+        return arrays
+
+    def __call__(
+        self, x: Any, packed: Packed, *, bias: Any = None, residual: Any = None, c: Any = None, out: Any = None
+    ) -> Array:
+        """Compute the problem.
+
+        `x` is `(batch, *in_size, in_channels)` (a matrix product: A), `bias` `(out_channels,)`, `residual`, `c` and `out`
+        have the output's shape; all are dense arrays of the problem's dtype. Returns `out`.
+        Raises `ArrayError`, `DtypeError`, `KernelError`.
+        """
+        arrays = self._arrays(x, packed, bias, residual, c, out)
+        code = self.loaded.run(*[address(array) for array in arrays])
+        if code:
+            raise _failure(self, code)
+        return arrays[-1]
+
+    def bind(
+        self, x: Any, packed: Packed, *, bias: Any = None, residual: Any = None, c: Any = None, out: Any = None
+    ) -> BoundCall:
+        """Check the arguments of a call once, to repeat it without overhead. The arrays are kept, not copied."""
+        return BoundCall(self, self._arrays(x, packed, bias, residual, c, out))
+
+    def explain(self, *, disassembly: bool = False) -> str:
+        """Equation, choice, loop nest, register tile, work and floor times as text; see `sevenloops explain`."""
+        from .explain import explain
+
+        return explain(self, disassembly=disassembly)
+
+    def __repr__(self) -> str:
+        kind = "conv" if isinstance(self.problem, ConvProblem) else "product"
+        return f"<Kernel {kind} [{self.problem}] {self.schedule} for {self.machine.isa}, {self.threads} threads>"
+
+
+def _describe(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__

@@ -1,0 +1,65 @@
+"""From (problem, schedule, machine) to a kernel image: out of the cache, or built by a worker and then kept."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+from ..machine import Machine
+from ..problem import Problem
+from ..schedule import Schedule
+from . import cache
+from .build import LLVM_ARGS, KernelImage, build_image, build_runtime
+from .workers import run_job
+
+__all__ = ["image_key", "kernel_image", "runtime_object"]
+
+
+@functools.lru_cache(maxsize=1)
+def build_digest() -> str:
+    """Changes whenever the code that generates kernels, or the compiler behind it, does."""
+    digest = hashlib.sha256(LLVM_ARGS.encode())
+    package = Path(__file__).resolve().parent.parent
+    for folder in ("algorithms", "compile"):
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    for name in ("halide", "llvmlite"):
+        digest.update(f"{name}={importlib.metadata.version(name)};".encode())
+    return digest.hexdigest()
+
+
+def image_key(problem: Problem, schedule: Schedule, machine: Machine) -> str:
+    """The cache key: everything that the object code depends on."""
+    text = "\n".join([str(problem), schedule.to_json(), machine.key, build_digest()])
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def kernel_image(problem: Problem, schedule: Schedule, machine: Machine, time_limit_s: float) -> KernelImage:
+    """The kernel's code. Raises `CompileError` or `CompileTimeout`."""
+    key = image_key(problem, schedule, machine)
+    found = cache.read(key)
+    if found:
+        try:
+            return KernelImage.from_parts(*found)
+        except (ValueError, KeyError, TypeError):
+            pass  # a file of another version: build it again
+    image: KernelImage = run_job(
+        build_image, problem, schedule, machine, f"k{key[:16]}", time_limit_s=time_limit_s
+    )
+    cache.write(
+        key, image.header(), b"".join(image.objects), problem=str(problem), algorithm=schedule.algorithm
+    )
+    return image
+
+
+def runtime_object(machine: Machine) -> bytes:
+    """Halide's runtime for a machine."""
+    key = hashlib.sha256(f"runtime {machine.key} {build_digest()}".encode()).hexdigest()[:40]
+    found = cache.read(key)
+    if found:
+        return found[1]
+    data: bytes = run_job(build_runtime, machine)
+    cache.write(key, "{}", data, problem="(Halide's runtime)", algorithm="runtime")
+    return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .compile import Kernel, Packed, compile
 from .epilogue import Epilogue
 from .errors import SevenLoopsError
+from .functional import conv1d, conv2d, conv3d, depthwise_conv2d, linear, matmul
 from .machine import Machine
 from .problem import ConvProblem, GemmProblem, parse_problem
 from .schedule import Schedule
@@ -19,6 +20,12 @@ __all__ = [
     "Schedule",
     "SevenLoopsError",
     "compile",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "depthwise_conv2d",
+    "linear",
+    "matmul",
     "parse_problem",
 ]
 __version__ = "0.1.0"

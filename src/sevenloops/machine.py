@@ -206,7 +206,7 @@ def _known(isa: str) -> Machine:
     return _KNOWN[isa]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _detected() -> Machine:
     return _from_facts(machine_detect.detect())
 

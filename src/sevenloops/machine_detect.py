@@ -98,7 +98,7 @@ def _within_quota(count: int, root: Path) -> int:
 
 
 def cgroup_quota(root: Path) -> float | None:
-    """CPUs' worth of time that cgroup v1 or v2 grants to this process, the least of all its ancestors; None: no limit."""
+    """CPUs' worth of time that cgroup v1 or v2 grants to this process, the least of all its ancestors; None: none."""
     found: list[float] = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -150,7 +150,7 @@ def read_cpuinfo(root: Path) -> tuple[str, frozenset[str]]:
 
 
 def read_caches(root: Path, cpu: int) -> dict[int, int]:
-    """Bytes of the data caches that one logical processor sees, by level; levels that sysfs does not tell are absent."""
+    """Bytes of the data caches of one logical processor, by level; levels that sysfs does not tell are absent."""
     caches: dict[int, int] = {}
     for index in (root / f"sys/devices/system/cpu/cpu{cpu}/cache").glob("index*"):
         size = re.fullmatch(r"(\d+)([KMG]?)", _read(index / "size"))

@@ -7,12 +7,19 @@ from ..machine import Machine
 from ..problem import Problem
 from ..schedule import Schedule
 from .base import Algorithm
+from .depthwise import DEPTHWISE
 from .direct import DIRECT
+from .gemm import GEMM, POINTWISE
+from .gemv import GEMV
+from .im2col import IM2COL
+from .naive import NAIVE
 
 __all__ = ["ALGORITHMS", "Algorithm", "choose", "check_schedule"]
 
 #: Every algorithm by name, in the order in which they are considered.
-ALGORITHMS: dict[str, Algorithm] = {row.name: row for row in (DIRECT,)}
+ALGORITHMS: dict[str, Algorithm] = {
+    row.name: row for row in (DEPTHWISE, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, NAIVE)
+}
 
 
 def choose(problem: Problem) -> tuple[Algorithm, str]:

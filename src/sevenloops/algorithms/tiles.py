@@ -87,13 +87,15 @@ def cost_cycles(shape: ProductShape, s: Schedule, machine: Machine) -> float:
     compute = tiles * (hot + TILE_OVERHEAD * s.k_blocks)
     if block_bytes > machine.l1_bytes * 0.6 and tiles > 1:
         compute = max(compute, tiles * weight_bytes / L2_BYTES_PER_CYCLE)
+    staged_bytes = shape.staged_bytes_per_pixel * s.task_pixels + shape.staged_bytes_per_task
+    input_bytes = staged_bytes or 4.0 * shape.inner_taps * s.task_pixels
     traffic = weight_bytes / L3_BYTES_PER_CYCLE
     if block_bytes > machine.l2_bytes * 0.7:
         traffic *= tiles
+    if block_bytes + input_bytes > machine.l2_bytes * 0.8:  # the input comes from L3 again for each panel
+        traffic += input_bytes / L3_BYTES_PER_CYCLE
     panel = max(compute, traffic) + 0.25 * min(compute, traffic)
-    staged = (shape.staged_bytes_per_pixel * s.task_pixels + shape.staged_bytes_per_task) / 8
-    input_bytes = 4.0 * shape.inner_taps * s.task_pixels / L3_BYTES_PER_CYCLE
-    task = panel * panels_in_task + staged + input_bytes + 300
+    task = panel * panels_in_task + staged_bytes / 8 + input_bytes / L3_BYTES_PER_CYCLE + 300
     if not s.parallel:
         return tasks * task
     return ceil_div(tasks, machine.cores) * task + FORK_CYCLES

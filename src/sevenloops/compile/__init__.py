@@ -10,12 +10,9 @@ from ..machine import Machine, MachineError
 from ..problem import Problem
 from ..schedule import Schedule
 from .kernel import BoundCall, Kernel, Packed
+from .workers import TIME_LIMIT_S
 
 __all__ = ["BoundCall", "Kernel", "Packed", "compile", "resolve_threads"]
-
-#: How long one kernel may compile before its worker is stopped.
-TIME_LIMIT_S = 60.0
-
 
 def resolve_threads(threads: int | None) -> int:
     """The thread count of a call: all cores this process may use, or fewer when asked; at least 1."""

@@ -78,8 +78,10 @@ def _target(machine: Machine, *, runtime: bool, asserts: bool = False) -> Any:
 def define(problem: Problem, schedule: Schedule, machine: Machine) -> Definition:
     """The algorithm's Halide code for a problem and schedule."""
     from ..algorithms import ALGORITHMS
+    from ..layers import LAYERS
 
-    return ALGORITHMS[schedule.algorithm].define(problem, schedule, machine)
+    row = ALGORITHMS.get(schedule.algorithm) or LAYERS[schedule.algorithm]
+    return row.define(problem, schedule, machine)
 
 
 def build_image(

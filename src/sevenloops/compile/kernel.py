@@ -103,6 +103,16 @@ class Kernel:
             raise _failure(self, code)
         return Packed(packed, self._layout)
 
+    def pack_or_share(self, weights: Array) -> Packed:
+        """As `pack`, but without a copy where the algorithm reads weights as they are stored (gemv, naive).
+
+        For one call only: the result changes when `weights` does.
+        """
+        if self.algorithm in ("gemv", "naive") and weights.flags.c_contiguous:
+            check_array(self._names[1], weights, self._w_shape, self.problem.dtype)
+            return Packed(weights, self._layout)
+        return self.pack(weights)
+
     def _arrays(self, x: Any, packed: Packed, bias: Any, residual: Any, c: Any, out: Any) -> list[Array]:
         """All arguments in calling order, checked; `out` is made if it is None."""
         dtype, y_shape, e = self.problem.dtype, self.problem.y_shape, self.problem.epilogue

@@ -22,7 +22,7 @@ def build_digest() -> str:
     """Changes whenever the code that generates kernels, or the compiler behind it, does."""
     digest = hashlib.sha256(LLVM_ARGS.encode())
     package = Path(__file__).resolve().parent.parent
-    for folder in ("algorithms", "compile"):
+    for folder in ("algorithms", "compile", "layers"):
         for path in sorted((package / folder).glob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     for name in ("halide", "llvmlite"):

@@ -22,7 +22,10 @@ from typing import Any, BinaryIO
 from ..errors import CompileError, CompileTimeout
 from .build import LLVM_ARGS
 
-__all__ = ["compile_all", "run_job"]
+__all__ = ["TIME_LIMIT_S", "compile_all", "run_job"]
+
+#: How long one kernel may compile before its worker is stopped.
+TIME_LIMIT_S = 60.0
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -119,7 +122,7 @@ def _stop_all() -> None:
             _idle.pop().stop()
 
 
-def run_job(function: Callable[..., Any], *args: Any, time_limit_s: float = 60.0) -> Any:
+def run_job(function: Callable[..., Any], *args: Any, time_limit_s: float = TIME_LIMIT_S) -> Any:
     """Run a module-level function in a worker. Raises what it raises, `CompileTimeout`, or `CompileError`."""
     worker = _take()
     try:

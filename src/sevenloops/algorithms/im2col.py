@@ -1,0 +1,115 @@
+"""im2col: the column matrix stored, then one packed product.
+
+    col[tap, p] = x[address(p, tap)]        y[oc, p] = sum over taps of w[oc, tap] * col[tap, p]
+
+Every output pixel's patch becomes a column, so that a convolution is a matrix product (Chellapilla, Puri, Simard 2006;
+"type 1" lowering in Hadjis et al., Caffe con Troll, arXiv 1504.04343). The matrix is about (k/s)^2 times as large as the
+input: 9 times for 3x3, and it is written and read again.
+
+Wins nowhere against direct, which forms the same columns as addresses; it is here to be measured and understood.
+Cannot run: transposed problems, matrix products, float64, and column matrices of 2 GiB or more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..machine import Machine
+from ..problem import MAX_TENSOR_BYTES, ConvProblem, Problem
+from ..schedule import Schedule
+from . import direct
+from .base import Algorithm, Buffer, Definition, Geometry, only_conv
+from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_workspace
+
+# ------------------------------------------------------------------------------------------------- supports
+
+
+def column_bytes(problem: ConvProblem) -> int:
+    """Bytes of the column matrix of all images."""
+    g = Geometry.of(problem)
+    return 4 * g.groups * g.taps * g.pixels * g.slices
+
+
+def supports(problem: Problem) -> str | None:
+    """None, or the reason why not."""
+    reason = only_conv(problem)
+    if reason is None and isinstance(problem, ConvProblem) and column_bytes(problem) > MAX_TENSOR_BYTES:
+        return f"its column matrix would take {column_bytes(problem):,} bytes, more than {MAX_TENSOR_BYTES:,}"
+    return reason
+
+
+# --------------------------------------------------------------------------------------------------- define
+
+
+def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
+    """Columns at the root, then a tiled product over them."""
+    import halide as hl
+
+    from .funcs import apply_epilogue, dense, epilogue_inputs, image, padded_input
+    from .tiled import Extents, channel_bias, clamped_channel, tiled_product
+
+    g, nr = Geometry.of(problem), schedule.tile_channels
+    kd, kh, kw = g.kernel
+    panels = -(-g.oc // nr)
+    x_shape = (g.batch, *g.size, g.groups * g.ic)
+    y_shape = (g.batch, g.out[0], g.pixels, g.groups, g.oc)
+    x, packed = image("x", x_shape), image("packed", direct.packed_shape(problem, schedule))
+    extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
+    named = dict(zip((name for name, _ in specs), extra))
+    e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, (g.ic, kw, kh, kd))
+    bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
+
+    ic, kx, ky, kz, gr, p, z, n = (hl.Var(v) for v in ("ic", "kx", "ky", "kz", "g", "p", "z", "n"))
+    source = padded_input(x, g) if g.padded else x
+    col = hl.Func("col")  # col[ic, kx, ky, kz, g, p, z, n]
+    at = [(p % g.out[2]) * g.stride[2] + kx * g.dilation[2], (p // g.out[2]) * g.stride[1] + ky * g.dilation[1]]
+    col[ic, kx, ky, kz, gr, p, z, n] = source[(gr * g.ic + ic, *at, z * g.stride[0] + kz * g.dilation[0], n)]
+
+    def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
+        weight = packed[c % nr, ((r[3] * kh + r[2]) * kw + r[1]) * g.ic + r[0], gr * panels + c // nr]
+        return weight * col[(*r, gr, p, z, n)]
+
+    def finish(v: Any, c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
+        residual = named["residual"][clamped_channel(c, g.oc, nr), gr, p, z, n] if "residual" in named else None
+        return apply_epilogue(problem.epilogue, v, bias(c, gr) if bias else None, residual)
+
+    product = tiled_product(schedule, machine.lanes, e, term, finish)
+    col.compute_root().vectorize(ic, machine.lanes, hl.TailStrategy.GuardWithIf)
+    for var, extent in zip((ic, kx, ky, kz, gr, p, z, n), (*e.taps, g.groups, g.pixels, g.out[0], g.batch)):
+        col.bound_extent(var, extent)
+    if schedule.parallel:
+        col.parallel(p, max(1, g.pixels // (4 * machine.cores)))
+    dense(product.output.output_buffer(), y_shape)
+    buffers = [Buffer("x", x_shape), Buffer("packed", direct.packed_shape(problem, schedule))]
+    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
+    return Definition(product.output, [x, packed, *extra], buffers, *direct.define_pack(problem, schedule))
+
+
+# ------------------------------------------------------------------------------------------------ schedules
+
+
+def product_shape(problem: ConvProblem) -> ProductShape:
+    """The product over the columns, as the cost model sees it."""
+    g = Geometry.of(problem)
+    return ProductShape(g.oc, g.pixels, g.groups * g.slices, g.ic, math.prod(g.kernel))
+
+
+def _workspace(problem: ConvProblem, schedule: Schedule, threads: int) -> int:
+    return column_bytes(problem) + tiled_workspace(product_shape(problem), schedule, threads)
+
+
+# ------------------------------------------------------------------------------------------------- the row
+
+IM2COL = Algorithm(
+    name="im2col",
+    equation="col[tap, p] = x[address(p, tap)]; y[oc, p] = sum over taps of w[oc, tap] * col[tap, p]",
+    supports=supports,
+    schedules=lambda problem, machine: tiled_schedules("im2col", product_shape(problem), machine),  # type: ignore[arg-type]
+    check=lambda problem, s, machine: check_tiled(product_shape(problem), s, machine),
+    define=define,
+    packed_shape=direct.packed_shape,
+    macs_executed=lambda problem, s: tiled_macs(product_shape(problem), s),
+    workspace_bytes=_workspace,
+    parameters=PARAMETERS,
+)

@@ -1,0 +1,174 @@
+"""naive: the seven loops of the definition, compiled as they stand, one output after the other.
+
+    for n, oy, ox, oc:  for ky, kx, ic:  y[n, oc, oy, ox] += x[n, ic, oy*sh + ky*dh - pt, ox*sw + kx*dw - pl] * w[oc, ic, ky, kx]
+
+(Goodfellow, Bengio, Courville, Deep Learning, equation 9.7, with stride, dilation, groups and padding.) No tiles, no
+vectors, no threads: the lowest rung of the ladder, and the one that computes everything - one to three dimensions,
+transposed problems, matrix products, float64. A transposed convolution gathers: input i reaches output o through tap k
+where i*s + k*d - before = o.
+
+Wins never; it is what the others are compared with. Cannot run: nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..machine import Machine
+from ..problem import ConvProblem, GemmProblem, Problem
+from ..schedule import Schedule
+from .base import Algorithm, Buffer, Definition, Geometry
+
+# ------------------------------------------------------------------------------------------------- supports
+
+
+def supports(problem: Problem) -> str | None:
+    """It computes every problem."""
+    return None
+
+
+# --------------------------------------------------------------------------------------------------- define
+
+
+def _raw_pack(shape: tuple[int, ...], dtype: str) -> tuple[Any, list[Any], list[Buffer]]:
+    """The weights as they are, copied."""
+    import halide as hl
+
+    from .funcs import dense, image
+
+    w = image("w", shape, dtype)
+    args = [hl.Var(f"d{axis}") for axis in range(len(shape))]
+    packed = hl.Func("packed")
+    packed[args] = w[args]
+    dense(packed.output_buffer(), shape)
+    return packed, [w], [Buffer("w", shape), Buffer("packed", shape)]
+
+
+def define(problem: Problem, schedule: Schedule, machine: Machine) -> Definition:
+    """The definition without a schedule."""
+    return _define_gemm(problem) if isinstance(problem, GemmProblem) else _define_conv(problem)
+
+
+def _define_gemm(problem: GemmProblem) -> Definition:
+    import halide as hl
+
+    from .funcs import apply_epilogue, dense, epilogue_inputs, hl_type, image
+
+    a, b = image("a", problem.a_shape, problem.dtype), image("b", problem.b_shape, problem.dtype)
+    extra, specs = epilogue_inputs(problem, problem.n, problem.y_shape)
+    if problem.beta != 0:
+        specs.append(("c", problem.y_shape))
+        extra.append(image("c", problem.y_shape, problem.dtype))
+    named = dict(zip((name for name, _ in specs), extra))
+    t = hl_type(problem.dtype)
+    n, m = hl.Var("n"), hl.Var("m")
+    k = hl.RDom([hl.Range(0, problem.k)], "k")
+    sums, out = hl.Func("sums"), hl.Func("out")
+    sums[n, m] = hl.cast(t, 0)
+    sums[n, m] += (a[m, k[0]] if problem.trans_a else a[k[0], m]) * (b[k[0], n] if problem.trans_b else b[n, k[0]])
+    v = hl.Expr(sums[n, m]) * hl.cast(t, problem.alpha) if problem.alpha != 1 else hl.Expr(sums[n, m])
+    v = v + named["c"][n, m] * hl.cast(t, problem.beta) if "c" in named else v
+    bias = named["bias"][n] if "bias" in named else None
+    out[n, m] = apply_epilogue(problem.epilogue, v, bias, named["residual"][n, m] if "residual" in named else None)
+    out.bound(n, 0, problem.n).bound(m, 0, problem.m)
+    sums.compute_at(out, n)
+    dense(out.output_buffer(), problem.y_shape)
+    buffers = [Buffer("a", problem.a_shape), Buffer("b", problem.b_shape), *(Buffer(*spec) for spec in specs)]
+    buffers.append(Buffer("y", problem.y_shape))
+    return Definition(out, [a, b, *extra], buffers, *_raw_pack(problem.b_shape, problem.dtype))
+
+
+def _define_conv(problem: ConvProblem) -> Definition:
+    import halide as hl
+
+    from .funcs import apply_epilogue, dense, epilogue_inputs, hl_type, image
+
+    g = Geometry.of(problem)
+    x_shape = (g.batch, *g.size, g.groups * g.ic)
+    w_shape = (*problem.w_shape[:2], *g.kernel)
+    y_shape = (g.batch, *g.out, g.groups * g.oc)
+    x, w = image("x", x_shape, problem.dtype), image("w", w_shape, problem.dtype)
+    extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
+    named = dict(zip((name for name, _ in specs), extra))
+    zero = hl.cast(hl_type(problem.dtype), 0)
+
+    c, ox, oy, oz, n = (hl.Var(v) for v in ("c", "ox", "oy", "oz", "n"))
+    taps = hl.RDom([hl.Range(0, extent) for extent in (g.ic, *reversed(g.kernel))], "tap")
+    inside, coords = None, []
+    for axis, o in enumerate((ox, oy, oz)):  # innermost first; the geometry's tuples are outermost first
+        k, at = taps[axis + 1], 2 - axis
+        if problem.transposed:
+            steps = o + g.before[at] - k * g.dilation[at]
+            i = steps // g.stride[at]
+            ok = (steps % g.stride[at] == 0) & (i >= 0) & (i < g.size[at])
+        else:
+            i = o * g.stride[at] + k * g.dilation[at] - g.before[at]
+            ok = (i >= 0) & (i < g.size[at])
+        inside = ok if inside is None else inside & ok
+        coords.append(hl.clamp(i, 0, g.size[at] - 1))
+    group = c // g.oc
+    ic = group * g.ic + taps[0]
+    value = hl.select(inside, x[(ic, *coords, n)], zero)
+    kernel = (taps[1], taps[2], taps[3])
+    weight = w[(*kernel, c % g.oc, ic)] if problem.transposed else w[(*kernel, taps[0], c)]
+
+    sums, out = hl.Func("sums"), hl.Func("out")  # [oc, ox, oy, oz, n]
+    sums[c, ox, oy, oz, n] = zero
+    sums[c, ox, oy, oz, n] += value * weight
+    residual = named["residual"][c, ox, oy, oz, n] if "residual" in named else None
+    bias = named["bias"][c] if "bias" in named else None
+    out[c, ox, oy, oz, n] = apply_epilogue(problem.epilogue, hl.Expr(sums[c, ox, oy, oz, n]), bias, residual)
+    for var, extent in zip((c, ox, oy, oz, n), reversed(y_shape)):
+        out.bound(var, 0, extent)
+    sums.compute_at(out, c)
+    dense(out.output_buffer(), y_shape)
+    buffers = [Buffer("x", x_shape), Buffer("w", w_shape), *(Buffer(*spec) for spec in specs), Buffer("y", y_shape)]
+    return Definition(out, [x, w, *extra], buffers, *_raw_pack(w_shape, problem.dtype))
+
+
+# ------------------------------------------------------------------------------------------------ schedules
+
+
+def schedules(problem: Problem, machine: Machine) -> list[Schedule]:
+    """There is one, and it has no parameters."""
+    return [Schedule("naive")]
+
+
+def check(problem: Problem, schedule: Schedule, machine: Machine) -> str | None:
+    """None, or the reason why the schedule does not fit."""
+    return f"naive has no parameters, got {schedule.params}" if schedule.params else None
+
+
+def _packed_shape(problem: Problem, schedule: Schedule) -> tuple[int, ...]:
+    if isinstance(problem, GemmProblem):
+        return problem.b_shape
+    return (*problem.w_shape[:2], *Geometry.of(problem).kernel)
+
+
+def _macs(problem: Problem, schedule: Schedule) -> int:
+    """A transposed problem is gathered with a test at every tap of every output."""
+    if isinstance(problem, ConvProblem) and problem.transposed:
+        return problem.macs // _product(problem.in_size) * _product(problem.out_size)
+    return problem.macs
+
+
+def _product(sizes: tuple[int, ...]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
+
+
+# ------------------------------------------------------------------------------------------------- the row
+
+NAIVE = Algorithm(
+    name="naive",
+    equation="y[oc, o] = sum over ic, k of w[oc, ic, k] * x[ic, o*stride + k*dilation - before]",
+    supports=supports,
+    schedules=schedules,
+    check=check,
+    define=define,
+    packed_shape=_packed_shape,
+    macs_executed=_macs,
+    workspace_bytes=lambda problem, s, threads: 0,
+)

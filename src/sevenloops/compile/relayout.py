@@ -1,0 +1,55 @@
+"""Between NCHW and NHWC: views where the memory already lies that way, compiled transposes elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import address, aligned_empty
+from ..errors import KernelError
+from ..layers.transpose import TRANSPOSE, Transpose
+from ..machine import Machine
+from .runtime import LoadedKernel, load
+from .store import kernel_image
+from .workers import TIME_LIMIT_S
+
+__all__ = ["channels_first", "channels_last"]
+
+Array = np.ndarray[Any, Any]
+_loaded: dict[tuple[Transpose, int], LoadedKernel] = {}
+
+
+def _transpose(x: Array, out: Array, batch: int, rows: int, cols: int, threads: int) -> None:
+    problem = Transpose(batch, rows, cols)
+    kernel = _loaded.get((problem, threads))
+    if kernel is None:
+        machine = Machine.host()
+        image = kernel_image(problem, TRANSPOSE.schedules(problem, machine)[0], machine, TIME_LIMIT_S)  # type: ignore[arg-type]
+        kernel = _loaded.setdefault((problem, threads), load(image, machine, threads))
+    if kernel.run(address(x), address(out)):
+        raise KernelError(f"{problem} failed (out of memory?)")
+
+
+def channels_last(x: Array, threads: int) -> Array:
+    """`(n, c, *spatial)` to a dense `(n, *spatial, c)`; no copy when the memory is in that order already."""
+    view = np.moveaxis(x, 1, -1)
+    if view.flags.c_contiguous:
+        return view
+    if x.dtype != np.float32 or not (x.flags.c_contiguous and x.flags.aligned):
+        return np.ascontiguousarray(view)
+    out = aligned_empty(view.shape)
+    _transpose(x, out, x.shape[0], x.shape[1], x[0, 0].size, threads)
+    return out
+
+
+def channels_first(y: Array, threads: int, out: Array | None = None) -> Array:
+    """A dense `(n, *spatial, c)` to a dense `(n, c, *spatial)`, into `out` if it is given."""
+    shape = (y.shape[0], y.shape[-1], *y.shape[1:-1])
+    if out is None:
+        out = aligned_empty(shape, y.dtype)
+    if y.dtype != np.float32:
+        out[...] = np.moveaxis(y, -1, 1)
+        return out
+    _transpose(y, out, y.shape[0], y[0, ..., 0].size, y.shape[-1], threads)
+    return out

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,23 +15,51 @@ __all__ = ["address", "aligned_empty", "as_array", "check_array", "check_output"
 
 #: Vector loads that straddle two cache lines halve the speed of the hot loop; what we allocate never makes them.
 ALIGNMENT = 64
+#: Below this size the cost of a call is what counts; NumPy's own 16 bytes of alignment do.
+SMALL_BYTES = 4096
 Array = np.ndarray[Any, Any]
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-    """An uninitialised C-order array that starts on a cache line."""
+    """An uninitialised C-order array that starts on a cache line, unless it is small."""
     dtype = np.dtype(dtype)
-    n_bytes = dtype.itemsize
-    for extent in shape:
-        n_bytes *= extent
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes < SMALL_BYTES:
+        return np.empty(shape, dtype)
     raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
     start = -address(raw) % ALIGNMENT
     return np.ndarray(shape, dtype, raw, start)
 
 
-def address(array: Array) -> int:
-    """Where the array's data begins."""
+def _documented_address(array: Array) -> int:
     return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+def _data_offset() -> int | None:
+    """Where an ndarray object keeps its data pointer: behind CPython's object header, as NumPy's C interface fixes it.
+
+    Reading it there takes 0.3 us, through `__array_interface__` 1.5 us, and a small call reads four of them. None if
+    this interpreter keeps it elsewhere.
+    """
+    offset = object.__basicsize__
+    probes = [np.empty(n, np.uint8) for n in (1, 100, 100_000)] + [np.empty(64, np.float32)[3:]]
+    if sys.implementation.name != "cpython":
+        return None
+    if all(ctypes.c_void_p.from_address(id(a) + offset).value == _documented_address(a) for a in probes):
+        return offset
+    return None
+
+
+_OFFSET = _data_offset()
+_pointer_at = ctypes.c_void_p.from_address
+
+
+def _fast_address(array: Array) -> int:
+    return _pointer_at(id(array) + _OFFSET).value  # type: ignore[return-value, operator]
+
+
+#: Where the data of an array begins.
+address = _documented_address if _OFFSET is None else _fast_address
 
 
 def as_array(name: str, value: Any) -> Array:
@@ -51,21 +82,23 @@ def as_array(name: str, value: Any) -> Array:
     return array
 
 
-def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: str) -> None:
+def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> None:
     """Raise unless `array` is a dense, aligned NumPy array of exactly this shape and dtype."""
     if not isinstance(array, np.ndarray):
         raise ArrayError(f"{name} must be a NumPy array, got {type(array).__name__}")
     if array.dtype != dtype:
-        raise DtypeError(f"{name} must be {dtype}, got {array.dtype}; convert it with .astype({dtype!r})")
+        wanted = np.dtype(dtype).name
+        raise DtypeError(f"{name} must be {wanted}, got {array.dtype}; convert it with .astype({wanted!r})")
     if array.shape != shape:
         raise ArrayError(f"{name} must have shape {shape}, got {array.shape}")
-    if not array.flags.c_contiguous:
+    flags = array.flags
+    if not flags.c_contiguous:
         raise ArrayError(f"{name} must be C-contiguous, got strides {array.strides}; use numpy.ascontiguousarray")
-    if not array.flags.aligned:
+    if not flags.aligned:
         raise ArrayError(f"{name} is not aligned to its {array.itemsize}-byte elements; copy it")
 
 
-def check_output(out: Any, shape: tuple[int, ...], dtype: str, inputs: dict[str, Array]) -> None:
+def check_output(out: Any, shape: tuple[int, ...], dtype: Any, inputs: dict[str, Array]) -> None:
     """Raise unless `out` can be written: as `check_array`, writable, and sharing no memory with an input."""
     check_array("out", out, shape, dtype)
     if not out.flags.writeable:

@@ -124,7 +124,7 @@ def _conv(
         problem = _conv_problem(rank, x, weight, stride, padding, dilation, groups, layout, epilogue)
         kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads)
         _conv_kernels[key] = kernel
-    packed = kernel.pack(weight)
+    packed = kernel.pack_for_call(weight)
     bias = None if bias is None else np.ascontiguousarray(bias)
     if layout == "NHWC":
         residual = None if residual is None else np.ascontiguousarray(as_array("residual", residual))
@@ -133,24 +133,29 @@ def _conv(
 
 
 def _conv_nchw(kernel: Kernel, x: Array, packed: Packed, bias: Any, residual: Any, out: Any) -> Array:
-    n, *spatial, channels = kernel.problem.y_shape
-    shape = (n, channels, *spatial)
     if residual is not None:
+        shape = nchw_shape(kernel.problem.y_shape)
         residual = as_array("residual", residual)
         if residual.shape != shape:
             raise ArrayError(f"residual must have shape {shape}, got {residual.shape}")
         residual = channels_last(residual, kernel.threads)
     inner = channels_last(x, kernel.threads)
     if out is not None:
+        shape = nchw_shape(kernel.problem.y_shape)
         target = np.moveaxis(out, 1, -1) if isinstance(out, np.ndarray) and out.ndim == len(shape) else out
         if isinstance(target, np.ndarray) and target.flags.c_contiguous and target.shape == kernel.problem.y_shape:
             kernel(inner, packed, bias=bias, residual=residual, out=target)
             return out  # type: ignore[no-any-return]
         check_output(out, shape, kernel.problem.dtype, {"x": x})
     y = kernel(inner, packed, bias=bias, residual=residual)
-    if out is None and np.may_share_memory(inner, x) and not x.flags.c_contiguous:
+    if out is None and inner.base is not None and not x.flags.c_contiguous:
         return np.moveaxis(y, -1, 1)  # channels-last in, channels-last out
     return channels_first(y, kernel.threads, out)
+
+
+def nchw_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`(n, *spatial, c)` as `(n, c, *spatial)`."""
+    return (shape[0], shape[-1], *shape[1:-1])
 
 
 def _conv_problem(
@@ -245,4 +250,4 @@ def _product(
             raise ProblemError(f"a product needs at least one row, column and term, got m={m}, n={n}, k={k}")
         problem = GemmProblem(m, n, k, trans_a, trans_b, epilogue=epilogue, dtype=dtype)
         kernel = _gemm_kernels[key] = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads)
-    return kernel(a, kernel.pack_or_share(b), bias=bias, out=out)
+    return kernel(a, kernel.pack_for_call(b), bias=bias, out=out)

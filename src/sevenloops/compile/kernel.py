@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from .runtime import LoadedKernel
 __all__ = ["BoundCall", "Kernel", "Packed"]
 
 Array = np.ndarray[Any, Any]
+#: Larger buffers for packed weights are not kept between calls of the functional interface.
+MAX_KEPT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ class Kernel:
         self.algorithm, self.image, self.loaded, self.why = schedule.algorithm, image, loaded, why
         self._row = ALGORITHMS[self.algorithm]
         is_gemm = isinstance(problem, GemmProblem)
+        self._y_shape, self._dtype = problem.y_shape, np.dtype(problem.dtype)
+        self._has_residual, self._has_bias = bool(problem.epilogue.residual), problem.epilogue.bias
+        self._scratch = threading.local()
         self._x_shape = problem.a_shape if isinstance(problem, GemmProblem) else problem.x_shape
         self._w_shape = problem.b_shape if isinstance(problem, GemmProblem) else problem.w_shape
         self._bias_shape = (problem.n,) if isinstance(problem, GemmProblem) else (problem.out_channels,)
@@ -96,33 +102,43 @@ class Kernel:
         `weights` has the problem's `w_shape` (a matrix product: B in its `b_shape`). Raises `ArrayError`, `DtypeError`.
         """
         array = np.ascontiguousarray(as_array(self._names[1], weights))
-        check_array(self._names[1], array, self._w_shape, self.problem.dtype)
+        check_array(self._names[1], array, self._w_shape, self._dtype)
         packed = aligned_empty(self.image.pack_buffers[-1].shape, self.problem.dtype)
         code = self.loaded.pack(address(array), address(packed))
         if code:
             raise _failure(self, code)
         return Packed(packed, self._layout)
 
-    def pack_or_share(self, weights: Array) -> Packed:
-        """As `pack`, but without a copy where the algorithm reads weights as they are stored (gemv, naive).
+    def pack_for_call(self, weights: Array) -> Packed:
+        """As `pack`, but the result is only good until this thread's next call of it.
 
-        For one call only: the result changes when `weights` does.
+        The packed weights go into a buffer that is kept, or are the weights themselves where the algorithm reads them as
+        they are stored (gemv, naive).
         """
-        if self.algorithm in ("gemv", "naive") and weights.flags.c_contiguous:
-            check_array(self._names[1], weights, self._w_shape, self.problem.dtype)
+        weights = np.ascontiguousarray(weights)
+        check_array(self._names[1], weights, self._w_shape, self._dtype)
+        if self.algorithm in ("gemv", "naive"):
             return Packed(weights, self._layout)
-        return self.pack(weights)
+        packed: Packed | None = getattr(self._scratch, "packed", None)
+        if packed is None:
+            packed = Packed(aligned_empty(self.image.pack_buffers[-1].shape, self._dtype), self._layout)
+            if packed.array.nbytes < MAX_KEPT_BYTES:
+                self._scratch.packed = packed
+        code = self.loaded.pack(address(weights), address(packed.array))
+        if code:
+            raise _failure(self, code)
+        return packed
 
     def _arrays(self, x: Any, packed: Packed, bias: Any, residual: Any, c: Any, out: Any) -> list[Array]:
         """All arguments in calling order, checked; `out` is made if it is None."""
-        dtype, y_shape, e = self.problem.dtype, self.problem.y_shape, self.problem.epilogue
+        dtype, y_shape = self._dtype, self._y_shape
         if not isinstance(packed, Packed) or packed.layout != self._layout:
             raise ArrayError(f"{self._names[1]} must come from this kernel's pack(); got {_describe(packed)}")
         check_array(self._names[0], x, self._x_shape, dtype)
         arrays = [x, packed.array]
         optional = (
-            ("bias", bias, self._bias_shape, e.bias),
-            ("residual", residual, y_shape, bool(e.residual)),
+            ("bias", bias, self._bias_shape, self._has_bias),
+            ("residual", residual, y_shape, self._has_residual),
             ("c", c, y_shape, self._has_c),
         )
         for name, value, shape, wanted in optional:

@@ -17,6 +17,8 @@ from .workers import TIME_LIMIT_S
 __all__ = ["channels_first", "channels_last"]
 
 Array = np.ndarray[Any, Any]
+#: NumPy's own strided copy is faster for so few elements, as nothing has to be looked up.
+SMALL = 4096
 _loaded: dict[tuple[Transpose, int], LoadedKernel] = {}
 
 
@@ -33,10 +35,10 @@ def _transpose(x: Array, out: Array, batch: int, rows: int, cols: int, threads: 
 
 def channels_last(x: Array, threads: int) -> Array:
     """`(n, c, *spatial)` to a dense `(n, *spatial, c)`; no copy when the memory is in that order already."""
-    view = np.moveaxis(x, 1, -1)
+    view = x.transpose(0, *range(2, x.ndim), 1)
     if view.flags.c_contiguous:
         return view
-    if x.dtype != np.float32 or not (x.flags.c_contiguous and x.flags.aligned):
+    if x.size <= SMALL or x.dtype != np.float32 or not (x.flags.c_contiguous and x.flags.aligned):
         return np.ascontiguousarray(view)
     out = aligned_empty(view.shape)
     _transpose(x, out, x.shape[0], x.shape[1], x[0, 0].size, threads)
@@ -45,11 +47,14 @@ def channels_last(x: Array, threads: int) -> Array:
 
 def channels_first(y: Array, threads: int, out: Array | None = None) -> Array:
     """A dense `(n, *spatial, c)` to a dense `(n, c, *spatial)`, into `out` if it is given."""
-    shape = (y.shape[0], y.shape[-1], *y.shape[1:-1])
+    view = y.transpose(0, y.ndim - 1, *range(1, y.ndim - 1))
+    small = y.size <= SMALL or y.dtype != np.float32
     if out is None:
-        out = aligned_empty(shape, y.dtype)
-    if y.dtype != np.float32:
-        out[...] = np.moveaxis(y, -1, 1)
+        if small:
+            return view.copy(order="C")
+        out = aligned_empty(view.shape, y.dtype)
+    if small:
+        out[...] = view
         return out
     _transpose(y, out, y.shape[0], y[0, ..., 0].size, y.shape[-1], threads)
     return out

@@ -50,7 +50,7 @@ class _Worker:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
         env = {**os.environ, "PYTHONPATH": path, "HL_LLVM_ARGS": LLVM_ARGS}
-        command = [sys.executable, "-m", "sevenloops.compile.workers"]
+        command = [sys.executable, "-c", "from sevenloops.compile.workers import main; main()"]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, start_new_session=True
         )
@@ -165,7 +165,3 @@ def main() -> None:
         except Exception as error:
             answer = (False, error)
         _send(sink, answer)
-
-
-if __name__ == "__main__":
-    main()

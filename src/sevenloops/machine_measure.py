@@ -109,8 +109,9 @@ def bandwidth_ir(machine: Machine) -> str:
         for i in range(STREAMS)
     ]
     for i in range(STREAMS):
-        lines += [f"  %first{i} = mul i64 %rounds, {i}", f"  %at{i} = add i64 %first{i}, %round"]
-        lines += [f"  %here{i} = getelementptr [{STREAM_VECTORS} x {vector}], ptr %data, i64 %at{i}"]
+        lines += [f"  %first{i} = mul i64 %rounds, {i}", f"  %now{i} = add i64 %first{i}, %round"]
+        lines += [f"  %at{i} = mul i64 %now{i}, {STREAM_VECTORS}"]
+        lines += [f"  %here{i} = getelementptr {vector}, ptr %data, i64 %at{i}"]
         for j in range(STREAM_VECTORS):
             lines += [f"  %p{i}.{j} = getelementptr {vector}, ptr %here{i}, i64 {j}"]
             lines += [f"  %v{i}.{j} = load {vector}, ptr %p{i}.{j}, align 4"]
@@ -134,6 +135,8 @@ def _compile(machine: Machine, ir: str) -> tuple[Any, Any]:
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
+    if binding.llvm_version_info[0] < 17:  # where `ptr` is not a type yet; all pointers here are to vectors
+        ir = ir.replace("ptr %", f"<{machine.lanes} x float>* %")
     module = binding.parse_assembly(ir)
     module.triple = binding.get_process_triple()
     module.verify()
@@ -164,9 +167,9 @@ class _Loop:
 def _peak_gflops(machine: Machine, threads: int) -> float:
     loop = _Loop(machine, peak_ir(machine), "peak", ctypes.c_void_p, ctypes.c_int64)
     n = chains(machine)
-    start = np.linspace(1.0, 2.0, (n + 2) * machine.lanes, dtype=np.float32)
-    start[: machine.lanes], start[machine.lanes : 2 * machine.lanes] = 0.5, 1.0  # x -> 2: never huge, never denormal
-    data = [_aligned(start) for _ in range(threads)]
+    data = [_aligned((n + 2) * machine.lanes).reshape(n + 2, machine.lanes) for _ in range(threads)]
+    for part in data:
+        part[0], part[1:] = 0.5, 1.0  # x = x / 2 + 1 goes to 2: never huge, never denormal
     rounds, took_s = 512, 0.0
     while took_s < RUN_S:
         rounds *= 2
@@ -183,8 +186,11 @@ def _bandwidth_gbs(machine: Machine) -> float:
     round_bytes = 4 * machine.lanes * STREAM_VECTORS * STREAMS
     # An odd number: streams a power of two apart would all want the same few lines of the first cache.
     rounds = _stream_bytes(machine) // threads // round_bytes | 1
-    # Ones and not np.zeros: pages never written are all the same page of zeros, and that stays in the cache.
-    data = [_aligned(np.ones(rounds * round_bytes // 4, np.float32)) for _ in range(threads)]
+    data = [_aligned(rounds * round_bytes // 4) for _ in range(threads)]
+    # Written before they are read: pages never written are all the same page of zeros, and that stays in the cache.
+    # By threads, since memory lies at the socket that wrote it first.
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda part: part.fill(1.0), data))
     out = [np.empty(machine.lanes, np.float32) for _ in range(threads)]
     best_s = _best_seconds(threads, lambda i: loop.run(data[i].ctypes.data, rounds, out[i].ctypes.data))
     return rounds * round_bytes * threads / best_s / 1e9
@@ -198,12 +204,11 @@ def _stream_bytes(machine: Machine) -> int:
     return wanted
 
 
-def _aligned(values: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A copy that starts at a cache line."""
-    raw = np.empty(values.size + 16, np.float32)
+def _aligned(size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """An array of `size` float32, not written yet, that starts at a cache line."""
+    raw = np.empty(size + 16, np.float32)
     first = -raw.ctypes.data % 64 // 4
-    raw[first : first + values.size] = values
-    return raw[first : first + values.size]
+    return raw[first : first + size]
 
 
 def _best_seconds(threads: int, call: Callable[[int], None]) -> float:
@@ -244,7 +249,8 @@ def with_stored(machine: Machine) -> Machine:
         record = json.loads(stored_path(machine).read_text(encoding="utf-8"))
         if record["format"] != FORMAT or record["machine"] != _identity(machine):
             return machine
-        return dataclasses.replace(machine, **{name: float(record[name]) for name in SPEEDS})
+        speeds: dict[str, Any] = {name: float(record[name]) for name in SPEEDS}
+        return dataclasses.replace(machine, **speeds)
     except (OSError, ValueError, TypeError, KeyError, RecursionError):  # MachineError is a ValueError
         return machine
 

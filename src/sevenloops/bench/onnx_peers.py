@@ -173,7 +173,7 @@ def prepare_openvino(problem: Problem, inputs: Inputs, threads: int) -> Prepared
         request.set_input_tensor(ov.Tensor(x, shared_memory=True))
         request.set_output_tensor(ov.Tensor(y, shared_memory=True))
 
-        def run() -> None:
+        def run(keep: Any = (core, compiled, x)) -> None:  # a tensor does not own the array that it shares
             request.start_async()
             request.wait()
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SevenLoopsError
-from ..machine import Machine, allowed_cores
+from ..machine import ISAS, Machine, allowed_cores
 from .engines import ENGINES
 from .inputs import largest_error, make_inputs, reference_output
 from .networks import Layer
@@ -96,11 +96,10 @@ def _limits(isa: str | None, threads: int) -> Machine:
     """The peak and bandwidth of `threads` cores at this moment (not the stored ones: the machine may be shared)."""
     from ..machine_measure import measure
 
-    machine = Machine.described(isa or Machine.host().isa, cores=threads)
-    try:
-        Machine.measured(machine.isa)  # refuses an instruction set that this machine cannot run
-    except SevenLoopsError as error:
-        raise BenchError(str(error)) from error
+    host = Machine.host()
+    machine = Machine.described(isa or host.isa, cores=threads)
+    if machine.arch != host.arch or not ISAS[machine.isa].flags <= ISAS[host.isa].flags:
+        raise BenchError(f"cannot measure {machine.isa}: this machine ({host.name}) runs {host.isa}")
     return measure(machine)
 
 

@@ -29,7 +29,7 @@ def render_machine(machine: Machine) -> Table:
     """A table of two columns; a speed that was not measured is a dash."""
     table = Table(title=machine.name, show_header=False, title_justify="left")
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in machine_rows(machine):
         table.add_row(name, value)
     return table

@@ -1,9 +1,8 @@
 """Link kernels into this process and call them: one Halide runtime, one thread pool, any number of kernels.
 
-llvmlite's MCJIT is used as a linker only. A kernel's `halide_do_par_for` is bound to a few lines of LLVM IR (`_PAR_FOR`)
-that run at most `threads` tasks at once, by starting that many loops on Halide's pool which draw task numbers from one
-counter. So every loaded kernel has its own thread count, nested calls are safe, and as tasks are the same ones whatever
-the count, so are the results, bit by bit.
+llvmlite's MCJIT is used as a linker only. A kernel's `halide_do_par_for` is bound, when it is loaded, to a few lines of
+LLVM IR that run at most `threads` tasks at once on the pool. So every loaded kernel has its own thread count, and one
+object file serves them all.
 """
 
 from __future__ import annotations
@@ -15,62 +14,10 @@ from typing import Any
 
 from ..machine import Machine
 from .build import KernelImage
+from .halide_pool import halide_par_for_ir
+from .pool import POOL_IR, PoolThreads, par_for_ir, pool_ir_supported
 
 __all__ = ["LoadedKernel", "load"]
-
-#: Calls of the loop body are `int f(void *context, int index, uint8_t *closure)`; see HalideRuntime.h, halide_do_par_for.
-_PAR_FOR = """
-%state = type {{ ptr, ptr, i32, i32 }}
-declare i32 @halide_default_do_par_for(ptr, ptr, i32, i32, ptr)
-
-define private i32 @worker(ptr %context, i32 %ignored, ptr %state) {{
-entry:
-  %body.p = getelementptr %state, ptr %state, i32 0, i32 0
-  %closure.p = getelementptr %state, ptr %state, i32 0, i32 1
-  %end.p = getelementptr %state, ptr %state, i32 0, i32 2
-  %next.p = getelementptr %state, ptr %state, i32 0, i32 3
-  %body = load ptr, ptr %body.p
-  %closure = load ptr, ptr %closure.p
-  %end = load i32, ptr %end.p
-  br label %draw
-draw:
-  %i = atomicrmw add ptr %next.p, i32 1 monotonic
-  %more = icmp slt i32 %i, %end
-  br i1 %more, label %call, label %done
-call:
-  %code = call i32 %body(ptr %context, i32 %i, ptr %closure)
-  %ok = icmp eq i32 %code, 0
-  br i1 %ok, label %draw, label %failed
-failed:
-  ret i32 %code
-done:
-  ret i32 0
-}}
-
-define i32 @halide_do_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr %closure) {{
-entry:
-  %state = alloca %state
-  %body.p = getelementptr %state, ptr %state, i32 0, i32 0
-  %closure.p = getelementptr %state, ptr %state, i32 0, i32 1
-  %end.p = getelementptr %state, ptr %state, i32 0, i32 2
-  %next.p = getelementptr %state, ptr %state, i32 0, i32 3
-  %end = add i32 %min, %size
-  store ptr %body, ptr %body.p
-  store ptr %closure, ptr %closure.p
-  store i32 %end, ptr %end.p
-  store i32 %min, ptr %next.p
-  %few = icmp slt i32 %size, {threads}
-  %loops = select i1 %few, i32 %size, i32 {threads}
-  %one = icmp slt i32 %loops, 2
-  br i1 %one, label %serial, label %pool
-serial:
-  %r1 = call i32 @worker(ptr %context, i32 0, ptr %state)
-  ret i32 %r1
-pool:
-  %r2 = call i32 @halide_default_do_par_for(ptr %context, ptr @worker, i32 0, i32 %loops, ptr %state)
-  ret i32 %r2
-}}
-"""
 
 #: Halide's own handler prints and aborts the process; errors come back as codes instead.
 _QUIET = """
@@ -103,8 +50,12 @@ class _Runtime:
         self.llvm = llvm
         self.target = llvm.Target.from_default_triple().create_target_machine(jit=True, codemodel="jitdefault")
         self.par_for: dict[int, bytes] = {}
-        self.engine = self.link([runtime_object, self._assemble(_QUIET)])
-        for name in _EXPORTS:
+        own_pool = pool_ir_supported()
+        self.par_for_ir = par_for_ir if own_pool else halide_par_for_ir
+        self.engine = self.link([runtime_object, self._assemble(_QUIET + (POOL_IR if own_pool else ""))])
+        if own_pool:
+            self.threads = PoolThreads(self.engine, pool_threads - 1)
+        for name in (*_EXPORTS, *(["sevenloops_par_for"] if own_pool else [])):
             llvm.add_symbol(name, self.engine.get_function_address(name))
         set_threads = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(
             self.engine.get_function_address("halide_set_num_threads")
@@ -127,7 +78,7 @@ class _Runtime:
 
     def par_for_object(self, threads: int) -> bytes:
         if threads not in self.par_for:
-            self.par_for[threads] = self._assemble(_PAR_FOR.format(threads=threads))
+            self.par_for[threads] = self._assemble(self.par_for_ir(threads))
         return self.par_for[threads]
 
 

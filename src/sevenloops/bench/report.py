@@ -1,0 +1,173 @@
+"""A benchmark run as a table for people and as JSON for programs. Losing rows are shown like all others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..problem import Problem
+from .results import OWN, BenchRun, Row, Timing, geometric_mean
+
+__all__ = ["render", "summary", "to_json", "write_atomically"]
+
+
+def summary(run: BenchRun) -> dict[str, Any]:
+    """The figures over all rows: ratios are the fastest peer's time over ours."""
+    ratios = run.ratios
+    return {
+        "rows": len(run.rows),
+        "rows_compared": len(ratios),
+        "geometric_mean_ratio": geometric_mean(ratios),
+        "least_ratio": min(ratios, default=None),
+        "rows_below_1": sum(ratio < 1 for ratio in ratios),
+        "total_s": {name: run.total_s(name) for name in (OWN, *run.peers)},
+    }
+
+
+def to_json(run: BenchRun) -> str:
+    """The whole run, indented; times in seconds (median of each round, not every iteration), sizes in bytes."""
+    document = {
+        "environment": run.environment,
+        "peak_gflops": run.peak_gflops,
+        "bandwidth_gbs": run.bandwidth_gbs,
+        "summary": summary(run),
+        "rows": [_row_values(row, run) for row in run.rows],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _row_values(row: Row, run: BenchRun) -> dict[str, Any]:
+    peer = row.fastest_peer
+    return {
+        "name": row.name,
+        "problem": str(row.problem),
+        "repeats": row.repeats,
+        "macs": row.problem.macs,
+        "unique_bytes": row.problem.unique_bytes,
+        "ratio": row.ratio,
+        "fastest_peer": peer.engine if peer else None,
+        "engines": {name: _timing_values(timing, row, run) for name, timing in row.timings.items()},
+    }
+
+
+def _timing_values(timing: Timing, row: Row, run: BenchRun) -> dict[str, Any]:
+    if not timing.rounds_s:
+        return {"reason": timing.reason}
+    gflops = row.gflops(timing.engine)
+    return {
+        "median_s": timing.median_s,
+        "best_s": timing.best_s,
+        "spread": timing.spread,
+        "iterations": sum(map(len, timing.rounds_s)),
+        "round_medians_s": [statistics.median(times) for times in timing.rounds_s],
+        "gflops": gflops,
+        "share_of_peak": gflops / run.peak_gflops if gflops and run.peak_gflops else None,
+        "gbs": 1e-9 * row.problem.unique_bytes / timing.median_s,
+        "error": timing.error,
+        "note": timing.note,
+        **({"details": timing.details} if timing.details else {}),
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content in one step: a reader, or a crash, sees the old text or the new one, never half.
+
+    Raises `OSError` if the folder cannot be written.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)  # mkstemp makes private files
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def render(run: BenchRun) -> RenderableType:
+    """One row a problem: medians in ms of every engine, and ours over the fastest peer's."""
+    table = Table(title_justify="left")
+    table.add_column("problem", overflow="fold")
+    table.add_column("x", justify="right")
+    table.add_column("algorithm")
+    for name in (OWN, *run.peers):
+        table.add_column(f"{name}\nms", justify="right")
+    for title in ("GFLOP/s", "% of\npeak", "ratio", "error"):
+        table.add_column(title, justify="right")
+    for row in run.rows:
+        table.add_row(*_cells(row, run))
+    return Group(table, *_footer(run))
+
+
+def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
+    own = row.timings.get(OWN)
+    gflops = row.gflops(OWN)
+    peak = f"{100 * gflops / run.peak_gflops:.0f}" if gflops and run.peak_gflops else "-"
+    best = min((t.median_s for name in row.timings if (t := row.timed(name))), default=None)
+    return [
+        row.name if row.name == str(row.problem) else f"{row.name}: {short(row.problem)}",
+        str(row.repeats),
+        own.note if own and own.note else "-",
+        *[_time_cell(row.timings.get(name), best) for name in (OWN, *run.peers)],
+        f"{gflops:.0f}" if gflops else "-",
+        peak,
+        _ratio_cell(row.ratio),
+        f"{own.error:.1e}" if own and own.error is not None else "-",
+    ]
+
+
+def short(problem: Problem) -> str:
+    """The descriptor without its epilogue, which is the same all over a network."""
+    return " ".join(word for word in str(problem).split() if word != "bias" and not word.startswith("act="))
+
+
+def _time_cell(timing: Timing | None, best: float | None) -> RenderableType:
+    if timing is None or not timing.rounds_s:
+        return Text("-", style="dim")
+    return Text(f"{1e3 * timing.median_s:.4g}", style="bold" if timing.median_s == best else "")
+
+
+def _ratio_cell(ratio: float | None) -> RenderableType:
+    if ratio is None:
+        return Text("-", style="dim")
+    return Text(f"{ratio:.2f}", style="green" if ratio >= 1 else "red")
+
+
+def _footer(run: BenchRun) -> list[Text]:
+    figures, environment = summary(run), run.environment
+    lines = []
+    if figures["rows_compared"]:
+        lines.append(
+            f"fastest peer / sevenloops: geometric mean {figures['geometric_mean_ratio']:.3f}, "
+            f"least {figures['least_ratio']:.3f}, {figures['rows_below_1']} of {figures['rows_compared']} rows below 1"
+        )
+    totals = [f"{name} {1e3 * total:.2f} ms" for name, total in figures["total_s"].items() if total is not None]
+    if len(run.rows) > 1 and totals:
+        lines.append("all layers with their repeats: " + ", ".join(totals))
+    lines.append(
+        f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads; peak {run.peak_gflops or 0:.0f} "
+        f"GFLOP/s, reading {run.bandwidth_gbs or 0:.0f} GB/s in this run; {environment['date']}"
+    )
+    lines.append("versions: " + ", ".join(f"{name} {text}" for name, text in environment["engines"].items()))
+    return [Text(line) for line in lines + _reasons(run)]
+
+
+def _reasons(run: BenchRun) -> list[str]:
+    """Why an engine has no time, each reason once with the number of rows."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in run.rows:
+        for name, timing in row.timings.items():
+            if timing.reason is not None:
+                counts[name, timing.reason] = counts.get((name, timing.reason), 0) + 1
+    return [f"no time for {name} in {count} row(s): {reason}" for (name, reason), count in counts.items()]

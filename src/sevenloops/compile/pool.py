@@ -1,0 +1,246 @@
+"""The thread pool of this process: a parallel loop that starts in about a microsecond.
+
+A convolution of ResNet-50 takes some hundred microseconds, and waking a sleeping thread takes tens of them, so after a
+loop the workers keep looking for the next one for about a millisecond before they sleep (ONNX Runtime's and OpenMP's
+do the same). One loop runs at a time; a caller that finds the pool taken, by another Python thread or by an outer loop
+of its own, runs its tasks alone. Tasks are drawn from one counter and do not depend on who runs them, so results are
+the same, bit by bit, for any number of threads.
+
+The code is LLVM IR because it must run without Python and there is no C compiler on a user's machine. The protocol:
+
+* `gate` counts the workers that have joined the present loop; the bit `CLOSED` says that nobody may join. A worker joins
+  by adding one. The caller closes the gate when no task is left, and waits until `finished` says that all who joined
+  have left; only then may the job's fields change.
+* `generation` changes with every loop. Idle workers watch it, and sleep on it as a futex.
+
+Only Linux has futexes; elsewhere Halide's own pool runs the loops (`runtime` chooses).
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import platform
+import sys
+import threading
+from typing import Any
+
+__all__ = ["POOL_IR", "PoolThreads", "par_for_ir", "pool_ir_supported"]
+
+SPINS = 20_000  # of one `pause` each, about 50 ns: one millisecond
+CLOSED = 1 << 30
+FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE = 128, 129
+SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
+
+
+def pool_ir_supported() -> bool:
+    """Whether this system has what the pool needs."""
+    return sys.platform == "linux" and platform.machine() in SYS_FUTEX
+
+
+def _pool_ir() -> str:
+    machine = platform.machine()
+    relax, declare_relax = {
+        "x86_64": ("call void @llvm.x86.sse2.pause()", "declare void @llvm.x86.sse2.pause()"),
+        "aarch64": ("call void @llvm.aarch64.hint(i32 1)", "declare void @llvm.aarch64.hint(i32)"),  # yield
+    }.get(machine, ("", ""))
+    return f"""
+@generation = global [16 x i32] zeroinitializer, align 64
+@gate = global [16 x i32] [i32 {CLOSED}, {", ".join(["i32 0"] * 15)}], align 64
+@next = global [16 x i32] zeroinitializer, align 64
+@finished = global [16 x i32] zeroinitializer, align 64
+@sleepers = global [16 x i32] zeroinitializer, align 64
+@busy = global [16 x i32] zeroinitializer, align 64
+@workers = global i32 0
+@stop = global i32 0
+@job.context = global ptr null
+@job.body = global ptr null
+@job.closure = global ptr null
+@job.end = global i32 0
+@job.limit = global i32 0
+@job.code = global i32 0
+
+declare i64 @syscall(i64, ...)
+
+define private i32 @draw(ptr %counter, ptr %context, ptr %body, ptr %closure, i32 %end) {{
+entry:
+  br label %take
+take:
+  %i = atomicrmw add ptr %counter, i32 1 monotonic
+  %more = icmp slt i32 %i, %end
+  br i1 %more, label %run, label %done
+run:
+  %code = call i32 %body(ptr %context, i32 %i, ptr %closure)
+  %ok = icmp eq i32 %code, 0
+  br i1 %ok, label %take, label %failed
+failed:
+  ret i32 %code
+done:
+  ret i32 0
+}}
+
+define i32 @sevenloops_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr %closure, i32 %threads) {{
+entry:
+  %own = alloca i32
+  %end = add i32 %min, %size
+  %workers = load atomic i32, ptr @workers monotonic, align 4
+  %helpers.a = call i32 @llvm.smin.i32(i32 %threads, i32 %size)
+  %helpers.b = sub i32 %helpers.a, 1
+  %limit = call i32 @llvm.smin.i32(i32 %helpers.b, i32 %workers)
+  %parallel = icmp sgt i32 %limit, 0
+  br i1 %parallel, label %try, label %alone
+try:
+  %pair = cmpxchg ptr @busy, i32 0, i32 1 acquire monotonic
+  %mine = extractvalue {{ i32, i1 }} %pair, 1
+  br i1 %mine, label %open, label %alone
+alone:
+  store i32 %min, ptr %own
+  %r = call i32 @draw(ptr %own, ptr %context, ptr %body, ptr %closure, i32 %end)
+  ret i32 %r
+open:
+  store ptr %context, ptr @job.context
+  store ptr %body, ptr @job.body
+  store ptr %closure, ptr @job.closure
+  store i32 %end, ptr @job.end
+  store i32 %limit, ptr @job.limit
+  store atomic i32 0, ptr @job.code monotonic, align 4
+  store atomic i32 %min, ptr @next monotonic, align 4
+  store atomic i32 0, ptr @finished monotonic, align 4
+  store atomic i32 0, ptr @gate release, align 4
+  %g = atomicrmw add ptr @generation, i32 1 seq_cst
+  %asleep = load atomic i32, ptr @sleepers seq_cst, align 4
+  %wake = icmp sgt i32 %asleep, 0
+  br i1 %wake, label %rouse, label %work
+rouse:
+  %count = sext i32 %limit to i64
+  %w = call i64 (i64, ...) @syscall(i64 {SYS_FUTEX.get(machine, 0)}, ptr @generation, i64 {FUTEX_WAKE_PRIVATE}, i64 %count)
+  br label %work
+work:
+  %mycode = call i32 @draw(ptr @next, ptr %context, ptr %body, ptr %closure, i32 %end)
+  %joined = atomicrmw or ptr @gate, i32 {CLOSED} acq_rel
+  %inside = call i32 @llvm.smin.i32(i32 %joined, i32 %limit)
+  br label %wait
+wait:
+  %out = load atomic i32, ptr @finished acquire, align 4
+  %all = icmp eq i32 %out, %inside
+  br i1 %all, label %close, label %relax
+relax:
+  {relax}
+  br label %wait
+close:
+  %theirs = load atomic i32, ptr @job.code monotonic, align 4
+  store atomic i32 0, ptr @busy release, align 4
+  %failed = icmp ne i32 %mycode, 0
+  %result = select i1 %failed, i32 %mycode, i32 %theirs
+  ret i32 %result
+}}
+
+define void @sevenloops_worker() {{
+entry:
+  br label %idle
+idle:
+  %seen = phi i32 [ 0, %entry ], [ %seen.next, %again ]
+  br label %watch
+watch:
+  %spins = phi i32 [ 0, %idle ], [ %spins.more, %quiet ]
+  %now = load atomic i32, ptr @generation acquire, align 4
+  %new = icmp ne i32 %now, %seen
+  br i1 %new, label %join, label %still
+still:
+  %stop = load atomic i32, ptr @stop monotonic, align 4
+  %stopped = icmp ne i32 %stop, 0
+  br i1 %stopped, label %leave, label %quiet
+quiet:
+  {relax}
+  %spins.more = add i32 %spins, 1
+  %tired = icmp sgt i32 %spins.more, {SPINS}
+  br i1 %tired, label %sleep, label %watch
+sleep:
+  %s1 = atomicrmw add ptr @sleepers, i32 1 seq_cst
+  %expected = zext i32 %seen to i64
+  %f = call i64 (i64, ...) @syscall(i64 {SYS_FUTEX.get(machine, 0)}, ptr @generation, i64 {FUTEX_WAIT_PRIVATE}, i64 %expected, ptr null)
+  %s2 = atomicrmw sub ptr @sleepers, i32 1 seq_cst
+  br label %again
+join:
+  %place = atomicrmw add ptr @gate, i32 1 acquire
+  %limit = load i32, ptr @job.limit
+  %admitted = icmp slt i32 %place, %limit
+  br i1 %admitted, label %work, label %again
+work:
+  %context = load ptr, ptr @job.context
+  %body = load ptr, ptr @job.body
+  %closure = load ptr, ptr @job.closure
+  %end = load i32, ptr @job.end
+  %code = call i32 @draw(ptr @next, ptr %context, ptr %body, ptr %closure, i32 %end)
+  %failed = icmp ne i32 %code, 0
+  br i1 %failed, label %report, label %finish
+report:
+  store atomic i32 %code, ptr @job.code monotonic, align 4
+  br label %finish
+finish:
+  %done = atomicrmw add ptr @finished, i32 1 release
+  br label %again
+again:
+  %seen.next = phi i32 [ %seen, %sleep ], [ %now, %join ], [ %now, %finish ]
+  br label %idle
+leave:
+  ret void
+}}
+
+declare i32 @llvm.smin.i32(i32, i32)
+{declare_relax}
+"""
+
+
+POOL_IR = _pool_ir()
+
+
+def par_for_ir(threads: int) -> str:
+    """A kernel's own `halide_do_par_for` (HalideRuntime.h): the pool, with at most `threads` threads."""
+    return f"""
+declare i32 @sevenloops_par_for(ptr, ptr, i32, i32, ptr, i32)
+define i32 @halide_do_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr %closure) {{
+  %r = call i32 @sevenloops_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr %closure, i32 {threads})
+  ret i32 %r
+}}
+"""
+
+
+class PoolThreads:
+    """The workers: Python threads that stay inside `sevenloops_worker`, and start anew in a forked child."""
+
+    def __init__(self, engine: Any, count: int) -> None:
+        self.engine, self.count, self.threads = engine, count, list[threading.Thread]()
+        self._worker = ctypes.CFUNCTYPE(None)(engine.get_function_address("sevenloops_worker"))
+        self.start()
+        atexit.register(self.stop)
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _word(self, name: str) -> ctypes.c_int32:
+        return ctypes.c_int32.from_address(self.engine.get_global_value_address(name))
+
+    def start(self) -> None:
+        """Start the workers; the calling thread is always one more."""
+        self.threads = [
+            threading.Thread(target=self._worker, name=f"sevenloops-{i}", daemon=True) for i in range(self.count)
+        ]
+        for thread in self.threads:
+            thread.start()
+        self._word("workers").value = self.count
+
+    def stop(self) -> None:
+        """End the workers before the code that they run is freed."""
+        self._word("workers").value = 0
+        self._word("stop").value = 1
+        generation = self._word("generation")
+        generation.value += 1
+        syscall = ctypes.CDLL(None).syscall
+        syscall(SYS_FUTEX[platform.machine()], ctypes.byref(generation), FUTEX_WAKE_PRIVATE, self.count)
+        for thread in self.threads:
+            thread.join(1.0)
+
+    def _after_fork(self) -> None:
+        for name, value in (("workers", 0), ("sleepers", 0), ("busy", 0), ("gate", CLOSED)):
+            self._word(name).value = value
+        self.start()

@@ -76,14 +76,14 @@ def chains(machine: Machine) -> int:
 
 
 def peak_ir(machine: Machine) -> str:
-    """LLVM IR of `peak(data, rounds)`: `chains` vectors x, each `x = x * a + b`, UNROLL times a round.
+    """LLVM IR of `peak(data, rounds)`: `chains` vectors x, each `x = a * b + x`, UNROLL times a round.
 
     `data` holds the vectors a, b and the starting x; the final x are stored there. Without an FMA instruction the step
-    is a multiplication and an addition, and is counted as the same 2 FLOP.
+    is a multiplication and an addition, counted as the same 2 FLOP: `x = x * a + b`, since a * b would be done once.
     """
     n, vector = chains(machine), f"<{machine.lanes} x float>"
     fma = f"@llvm.fma.v{machine.lanes}f32"
-    step = f"  {{0}} = call {vector} {fma}({vector} {{1}}, {vector} %v0, {vector} %v1)"
+    step = f"  {{0}} = call {vector} {fma}({vector} %v0, {vector} %v1, {vector} {{1}})"
     if not machine.fma:
         step = f"  {{0}}m = fmul {vector} {{1}}, %v0\n  {{0}} = fadd {vector} {{0}}m, %v1"
     loads = [
@@ -169,7 +169,10 @@ def _peak_gflops(machine: Machine, threads: int) -> float:
     n = chains(machine)
     data = [_aligned((n + 2) * machine.lanes).reshape(n + 2, machine.lanes) for _ in range(threads)]
     for part in data:
-        part[0], part[1:] = 0.5, 1.0  # x = x / 2 + 1 goes to 2: never huge, never denormal
+        part[0], part[1:] = (
+            0.5,
+            1.0,
+        )  # x grows slowly until it is too large to, or goes to 2: never infinite or denormal
     rounds, took_s = 512, 0.0
     while took_s < RUN_S:
         rounds *= 2

@@ -64,34 +64,50 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
     return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
 
 
+def by_rows(g: Geometry) -> bool:
+    """Whether pixel and channel are treated as one axis.
+
+    With few channels (an image) a tap loop over them is too short to be fast; without dilation the taps of a whole
+    kernel row lie side by side in the input row, and are summed in one loop of kw * ic.
+    """
+    return g.groups == 1 and g.ic < 16 and g.dilation[2] == 1 and g.kernel[2] > 1
+
+
 def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
     """The convolution as a tiled product over the (staged) input."""
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image, padded_input
+    from .funcs import apply_epilogue, dense, epilogue_inputs, image, padded_input, padded_rows
     from .tiled import Extents, channel_bias, clamped_channel, tiled_product
 
     g = Geometry.of(problem)
     kd, kh, kw = g.kernel
     x_shape = (g.batch, *g.size, g.groups * g.ic)
     y_shape = (g.batch, g.out[0], g.pixels, g.groups, g.oc)
-    x, packed = image("x", x_shape), image("packed", packed_shape(problem, schedule))
+    rows = by_rows(g)
+    x = image("x", (g.batch, g.size[0], g.size[1], g.size[2] * g.ic) if rows else x_shape)
+    packed = image("packed", packed_shape(problem, schedule))
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     named = dict(zip((name for name, _ in specs), extra))
-    e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, (g.ic, kw, kh, kd))
+    e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, (kw * g.ic, 1, kh, kd) if rows else (g.ic, kw, kh, kd))
     nr = schedule.tile_channels
     panels = -(-g.oc // nr)
-    source = padded_input(x, g) if g.padded else x
+    source = x
+    if g.padded:
+        source = padded_rows(x, g) if rows else padded_input(x, g)
     bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
 
     def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
         ic, kx, ky, kz = r
-        weight = packed[c % nr, ((kz * kh + ky) * kw + kx) * g.ic + ic, gr * panels + c // nr]
+        tap = (kz * kh + ky) * (kw * g.ic) + (ic if rows else kx * g.ic + ic)
+        weight = packed[c % nr, tap, gr * panels + c // nr]
         at = [
             (p % g.out[2]) * g.stride[2] + kx * g.dilation[2],
             (p // g.out[2]) * g.stride[1] + ky * g.dilation[1],
             z * g.stride[0] + kz * g.dilation[0],
         ]
+        if rows:
+            return weight * source[(p % g.out[2]) * (g.stride[2] * g.ic) + ic, at[1], at[2], n]
         return weight * source[(gr * g.ic + ic, *at, n)]
 
     def finish(v: Any, c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
@@ -100,9 +116,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
 
     product = tiled_product(schedule, machine.lanes, e, term, finish)
     if g.padded:
-        channel = source.args()[0]
         source.compute_at(product.output, product.task)
-        source.vectorize(channel, machine.lanes, hl.TailStrategy.GuardWithIf)
+        source.vectorize(source.args()[0], machine.lanes, hl.TailStrategy.RoundUp if rows else hl.TailStrategy.GuardWithIf)
     dense(product.output.output_buffer(), y_shape)
     buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(problem, schedule))]
     buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
@@ -121,8 +136,8 @@ def product_shape(problem: ConvProblem) -> ProductShape:
         oc=g.oc,
         pixels=g.pixels,
         slices=g.groups * g.slices,
-        inner_taps=g.ic,
-        outer_taps=math.prod(g.kernel),
+        inner_taps=g.ic * (g.kernel[2] if by_rows(g) else 1),
+        outer_taps=math.prod(g.kernel[: 2 if by_rows(g) else 3]),
         row=g.out[2],
         staged_bytes_per_pixel=row_bytes * g.stride[1] * g.kernel[0] / g.out[2] / g.groups,
         staged_bytes_per_task=row_bytes * halo_rows * g.kernel[0] / g.groups,

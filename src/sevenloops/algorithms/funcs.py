@@ -10,7 +10,7 @@ from ..epilogue import Epilogue
 from ..problem import ConvProblem
 from .base import Geometry
 
-__all__ = ["apply_epilogue", "dense", "epilogue_inputs", "image", "padded_input"]
+__all__ = ["apply_epilogue", "dense", "epilogue_inputs", "image", "padded_input", "padded_rows"]
 
 HL_TYPES = {"float32": (hl.Float, 32), "float64": (hl.Float, 64)}
 
@@ -50,6 +50,25 @@ def padded_input(x: Any, g: Geometry) -> Any:
         coords.append(hl.clamp(at, 0, size - 1))
     padded[c, ix, iy, iz, n] = hl.select(inside, x[(c, *coords, n)], hl.f32(0) if x.type() == hl.Float(32) else hl.f64(0))
     return padded
+
+
+def padded_rows(x: Any, g: Geometry) -> Any:
+    """As `padded_input`, with pixel and channel as one axis: `rows[ix * channels + ic, iy, iz, n]` of `x[.., h, d, n]`.
+
+    For images of few channels: the copy runs along the row in whole vectors.
+    """
+    e, iy, iz, n = (hl.Var(v) for v in ("e", "iy", "iz", "n"))
+    channels = g.groups * g.ic
+    rows = hl.Func("rows")
+    inside, coords = None, []
+    sizes, befores = (g.size[2] * channels, g.size[1], g.size[0]), (g.before[2] * channels, g.before[1], g.before[0])
+    for var, size, before in zip((e, iy, iz), sizes, befores):
+        at = var - before
+        ok = (at >= 0) & (at < size)
+        inside = ok if inside is None else inside & ok
+        coords.append(hl.clamp(at, 0, size - 1))
+    rows[e, iy, iz, n] = hl.select(hl.likely(inside), x[(*coords, n)], hl.f32(0))
+    return rows
 
 
 def epilogue_inputs(problem: Any, channels: int, y_shape: tuple[int, ...]) -> tuple[list[Any], list[tuple[str, tuple[int, ...]]]]:

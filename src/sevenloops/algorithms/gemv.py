@@ -107,17 +107,14 @@ def define(problem: GemmProblem, schedule: Schedule, machine: Machine) -> Defini
 def schedules(problem: GemmProblem, machine: Machine) -> list[Schedule]:
     """Candidates, the best first: as many sums as the registers hold, and at least a few tasks per core."""
     found = []
-    for columns in (4, 2, 8, 1):
-        for vectors in (2, 1, 4):
-            sums = columns * vectors * problem.m
-            if columns > problem.n or sums > machine.vector_registers - 4 or vectors * machine.lanes > problem.k:
-                continue
-            tasks = 1 if problem.macs < 50_000 else 8 * machine.cores
-            size = min(max(ceil_div(ceil_div(problem.n, tasks), columns) * columns, columns), problem.n)
-            parallel = machine.cores > 1 and size < problem.n
-            found.append(
-                Schedule("gemv", columns=columns, vectors=vectors, task_columns=size, parallel=parallel)
-            )
+    for columns, vectors in ((8, 1), (4, 2), (4, 1), (2, 2), (2, 4), (1, 4), (1, 1)):
+        sums = columns * vectors * problem.m
+        if columns > problem.n or sums > machine.vector_registers - 4 or vectors * machine.lanes > problem.k:
+            continue
+        tasks = 1 if problem.macs < 50_000 else 8 * machine.cores
+        size = min(max(ceil_div(ceil_div(problem.n, tasks), columns) * columns, columns), problem.n)
+        parallel = machine.cores > 1 and size < problem.n
+        found.append(Schedule("gemv", columns=columns, vectors=vectors, task_columns=size, parallel=parallel))
     return found or [Schedule("gemv", columns=1, vectors=1, task_columns=problem.n, parallel=False)]
 
 

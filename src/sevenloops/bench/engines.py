@@ -161,7 +161,7 @@ class Engine:
         try:
             return importlib.metadata.version(self.packages[0])
         except importlib.metadata.PackageNotFoundError:
-            return "unknown"
+            return str(getattr(importlib.import_module(self.packages[0]), "__version__", "unknown"))
 
 
 ENGINES: dict[str, Engine] = {
@@ -172,5 +172,3 @@ ENGINES: dict[str, Engine] = {
     "openvino": Engine(_prepare_openvino, ("openvino", "onnx")),
     "numpy": Engine(_prepare_numpy, ("numpy",)),
 }
-
-

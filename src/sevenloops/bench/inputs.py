@@ -1,4 +1,4 @@
-"""The arrays that every engine computes on: built in each process from the same seed, and the float64 answer to them."""
+"""What every engine computes on, built in each process from the same seed, and the float64 answer to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_inputs(problem: Problem, seed: int) -> Inputs:
     dtype = np.dtype(problem.dtype)
 
     def normal(*shape: int) -> FloatArray:
-        return rng.standard_normal(shape, dtype=dtype)  # type: ignore[no-any-return]
+        return rng.standard_normal(shape, dtype=dtype)
 
     epilogue = problem.epilogue
     if isinstance(problem, ConvProblem):

@@ -126,7 +126,7 @@ def _channels_last(y: FloatArray, problem: Problem) -> FloatArray:
 
 
 def prepare_onnxruntime(problem: Problem, inputs: Inputs, threads: int) -> Prepared:
-    """Inputs and outputs bound once (no copies in the timing); all graph optimisations, or all but the blocked layout."""
+    """Input and output are bound once (no copies are timed); with all optimisations, or all but the blocked layout."""
     import onnxruntime as ort
 
     model = build_model(problem, inputs)
@@ -152,7 +152,7 @@ def prepare_onnxruntime(problem: Problem, inputs: Inputs, threads: int) -> Prepa
 
 
 def prepare_openvino(problem: Problem, inputs: Inputs, threads: int) -> Prepared:
-    """Input and output tensors set once, latency hint, float32; images channels first, or channels last at the edges."""
+    """Input and output are set once; latency hint, float32; images channels first, or channels last at the edges."""
     import openvino as ov
 
     if problem.dtype != "float32":

@@ -156,8 +156,8 @@ def _footer(run: BenchRun) -> list[Text]:
     if len(run.rows) > 1 and totals:
         lines.append("all layers with their repeats: " + ", ".join(totals))
     lines.append(
-        f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads; peak {run.peak_gflops or 0:.0f} "
-        f"GFLOP/s, reading {run.bandwidth_gbs or 0:.0f} GB/s in this run; {environment['date']}"
+        f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads; in this run its peak is "
+        f"{run.peak_gflops or 0:.0f} GFLOP/s, and it reads {run.bandwidth_gbs or 0:.0f} GB/s; {environment['date']}"
     )
     lines.append("versions: " + ", ".join(f"{name} {text}" for name, text in environment["engines"].items()))
     return [Text(line) for line in lines + _reasons(run)]

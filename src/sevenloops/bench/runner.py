@@ -113,9 +113,7 @@ def _versions(engines: dict[str, EngineProcess]) -> dict[str, str]:
     return versions
 
 
-def _measure(
-    layer: Layer, engines: dict[str, EngineProcess], threads: int, options: Options, folder: Path
-) -> Row:
+def _measure(layer: Layer, engines: dict[str, EngineProcess], threads: int, options: Options, folder: Path) -> Row:
     timings = {name: _prepare(layer, engine, threads, options, folder / name) for name, engine in engines.items()}
     if options.check:
         timings = _with_errors(layer, timings, options.seed, folder)

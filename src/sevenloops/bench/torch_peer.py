@@ -23,9 +23,11 @@ def prepare(problem: Problem, inputs: Inputs, threads: int, *, channels_last: bo
     import torch
 
     torch.set_num_threads(threads)
-    torch.inference_mode(True).__enter__()  # type: ignore[no-untyped-call]  # for the rest of this process
+    torch.inference_mode(True).__enter__()  # for the rest of this process
     if isinstance(problem, GemmProblem):
-        return fastest({"functional": lambda: _gemm(problem, inputs), "prepacked": lambda: _gemm_packed(problem, inputs)})
+        return fastest(
+            {"functional": lambda: _gemm(problem, inputs), "prepacked": lambda: _gemm_packed(problem, inputs)}
+        )
     return fastest(
         {
             "functional": lambda: _conv(problem, inputs, channels_last),
@@ -130,7 +132,7 @@ def _conv_packed(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> P
         raise NotImplementedError("no prepacked form with uneven padding")
     x, bias = _image(inputs.x, channels_last), _optional(inputs.bias)
     stride, dilation, padding = list(problem.stride), list(problem.dilation), [before for before, _ in problem.padding]
-    reorder = torch._C._nn.mkldnn_reorder_conv2d_weight
+    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
     plain = _weight(inputs.w, channels_last).to_mkldnn()
     w = reorder(plain, padding, stride, dilation, problem.groups, list(x.shape))
     fused = torch.ops.mkldnn._convolution_pointwise
@@ -170,6 +172,7 @@ def _gemm_packed(problem: GemmProblem, inputs: Inputs) -> Prepared:
     if not plain or epilogue.residual or epilogue.activation not in FUSED:
         raise NotImplementedError("no prepacked form")
     a, b, bias = _optional(inputs.x), _optional(inputs.w), _optional(inputs.bias)
-    w = torch.ops.mkldnn._reorder_linear_weight((b if problem.trans_b else b.T).contiguous(), problem.m)
-    fused, name, numbers = torch.ops.mkldnn._linear_pointwise, FUSED[epilogue.activation], list(epilogue.params)
+    mkldnn: Any = torch.ops.mkldnn
+    w = mkldnn._reorder_linear_weight((b if problem.trans_b else b.T).contiguous(), problem.m)
+    fused, name, numbers = mkldnn._linear_pointwise, FUSED[epilogue.activation], list(epilogue.params)
     return _holding(lambda: fused(a, w, bias, name, numbers, ""), problem)

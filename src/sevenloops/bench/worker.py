@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import numpy as np
@@ -41,7 +42,11 @@ class _Worker:
         self.prepared: Prepared | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        actions = {"hello": self.hello, "prepare": self.prepare, "time": self.time}
+        actions: dict[str, Callable[..., dict[str, Any]]] = {
+            "hello": self.hello,
+            "prepare": self.prepare,
+            "time": self.time,
+        }
         action = actions[request.pop("do")]
         missing = self.engine.missing()
         if missing:

@@ -1,0 +1,122 @@
+"""What a kernel is, in words and numbers: `Kernel.explain`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from ..algorithms import ALGORITHMS
+from ..machine import Machine
+from .build import lowered_text
+from .workers import run_job
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
+
+__all__ = ["explain", "hot_loop"]
+
+
+def explain(kernel: Kernel, *, disassembly: bool = False) -> str:
+    """Equation, choice, schedule, work, floors and loop nest; with `disassembly` the machine code of the hot loop too."""
+    problem, row = kernel.problem, ALGORITHMS[kernel.algorithm]
+    machine = kernel.machine
+    speeds = Machine.host() if machine.key == Machine.host().key else machine
+    lines = [
+        f"{problem}",
+        f"  {kernel.algorithm}: {row.equation}",
+        f"  chosen: {kernel.why}",
+        f"  machine: {machine.isa}, {machine.lanes} lanes, {machine.vector_registers} vector registers, "
+        f"{kernel.threads} threads",
+        "schedule",
+        *_schedule_lines(kernel),
+        "work",
+        *_work_lines(kernel),
+        "floors",
+        *_floor_lines(kernel, speeds),
+        *_others(kernel),
+    ]
+    text = run_job(lowered_text, problem, kernel.schedule, machine)
+    lines += ["loop nest", *("  " + line for line in loop_nest(text["loops"]))]
+    if disassembly:
+        lines += ["hot loop", *("  " + line for line in hot_loop(text["assembly"]))]
+    return "\n".join(lines)
+
+
+def _schedule_lines(kernel: Kernel) -> list[str]:
+    row = ALGORITHMS[kernel.algorithm]
+    lines = [f"  {kernel.schedule!r}"]
+    lines += [f"  {name} = {value}: {row.parameters.get(name, '')}" for name, value in kernel.schedule.params.items()]
+    params = kernel.schedule.params
+    if {"tile_pixels", "tile_channels"} <= set(params):
+        vectors = int(params["tile_channels"]) // kernel.machine.lanes
+        sums = int(params["tile_pixels"]) * int(params.get("tile_rows", 1)) * vectors
+        lines.append(
+            f"  register tile: {params['tile_pixels']} x {params['tile_channels']} = {sums} vectors of sums, of "
+            f"{kernel.machine.vector_registers} registers"
+        )
+    return lines
+
+
+def _work_lines(kernel: Kernel) -> list[str]:
+    macs, executed = kernel.problem.macs, kernel.macs_executed
+    return [
+        f"  MACs in the definition: {macs:,} ({2 * macs / 1e6:,.1f} MFLOP)",
+        f"  MACs executed: {executed:,} ({executed / macs:.3f} x: partial tiles and idle lanes)",
+        f"  unique bytes: {kernel.problem.unique_bytes:,} "
+        f"({2 * macs / kernel.problem.unique_bytes:.1f} FLOP per byte with a perfect cache)",
+        f"  packed weights: {4 * math.prod(kernel.image.pack_buffers[-1].shape):,} bytes",
+        f"  workspace: {kernel.workspace_bytes:,} bytes",
+    ]
+
+
+def _floor_lines(kernel: Kernel, machine: Machine) -> list[str]:
+    if machine.peak_gflops is None or machine.bandwidth_gbs is None or machine.peak_gflops_core is None:
+        return ["  not known: run `sevenloops machine` to measure this machine's peak and bandwidth"]
+    peak = min(machine.peak_gflops, kernel.threads * machine.peak_gflops_core)
+    compute_s = 2 * kernel.problem.macs / peak / 1e9
+    bytes_s = kernel.problem.unique_bytes / machine.bandwidth_gbs / 1e9
+    return [
+        f"  arithmetic: {compute_s * 1e3:.4f} ms at {peak:.0f} GFLOP/s",
+        f"  memory: {bytes_s * 1e3:.4f} ms at {machine.bandwidth_gbs:.1f} GB/s, if everything comes from memory once",
+    ]
+
+
+def _others(kernel: Kernel) -> list[str]:
+    lines = ["other algorithms"]
+    for row in ALGORITHMS.values():
+        if row.name != kernel.algorithm:
+            reason = row.supports(kernel.problem)
+            lines.append(f"  {row.name}: {'can compute it too' if reason is None else reason}")
+    return lines
+
+
+def loop_nest(text: str) -> list[str]:
+    """The loops, allocations and stores of Halide's lowered code, without its bookkeeping."""
+    kept = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if re.match(r"(produce|consume|for|parallel|unrolled|vectorized|allocate|realize)\b", stripped):
+            kept.append(line.rstrip(" {"))
+    return kept
+
+
+def hot_loop(assembly: str) -> list[str]:
+    """The basic block with the most multiply-adds, and what is in it."""
+    blocks: list[list[str]] = [[]]
+    for line in assembly.splitlines():
+        code = line.split("#")[0].rstrip()
+        if re.match(r"^\.?[\w$.\"]+:", code):
+            blocks.append([code])
+        elif code.startswith("\t") and not code.startswith("\t."):
+            blocks[-1].append(code.replace("\t", " ").strip())
+            if re.match(r"\tj\w+\s", code):
+                blocks.append([])
+    count = lambda block: sum(bool(re.match(r"vfn?m(add|sub)|fmla|mulps|vmulps", op)) for op in block)  # noqa: E731
+    best = max(blocks, key=count)
+    registers = {r for op in best for r in re.findall(r"[xyz]mm\d+|\bv\d+\b", op)}
+    loads = sum("(" in op and not op.startswith("lea") for op in best)
+    return [
+        *best,
+        f"= {count(best)} multiply-adds, {loads} instructions with a memory operand, {len(registers)} vector registers",
+    ]

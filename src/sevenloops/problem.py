@@ -351,6 +351,10 @@ def parse_problem(text: str) -> Problem:
             numbers[match[1]] = int(match[2])
         else:
             raise ProblemError(f"cannot read {word!r} in the descriptor {text!r}")
+    strange = (flags | set(factors)) & ({"transposed"} if "gemm" in flags else {"ta", "tb", "alpha", "beta"})
+    if strange:
+        kind = "matrix product" if "gemm" in flags else "convolution"
+        raise ProblemError(f"{', '.join(sorted(strange))} has no meaning for a {kind}, in the descriptor {text!r}")
     shared: dict[str, Any] = {"epilogue": Epilogue.from_words(epilogue), "dtype": dtype}
     build = _gemm_from_words if "gemm" in flags else _conv_from_words
     problem = build(text, numbers, flags, {**shared, **factors})

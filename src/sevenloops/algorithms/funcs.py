@@ -101,7 +101,8 @@ def activation(epilogue: Epilogue, v: Any) -> Any:
         gate = strict(hl.select(gate < num(0), num(0), gate))
         return v * strict(hl.select(gate > num(1), num(1), gate))
     if name == "sigmoid":
-        return num(1) / (num(1) + hl.exp(-v))
+        # Halide's exp clamps its argument, and that loses NaN.
+        return hl.select(strict(hl.is_nan(v)), v, num(1) / (num(1) + hl.exp(-v)))
     if name == "silu":
         return v / (num(1) + hl.exp(-v))
     return v

@@ -121,7 +121,8 @@ def _task_sizes(shape: ProductShape, mr: int, machine: Machine) -> list[int]:
 
 
 def _unroll(extent: int) -> int:
-    return next(u for u in (4, 3, 5, 7, 2, 1) if extent % u == 0)
+    """Turns of the hot loop that come out even, or four with a remainder where the loop is long enough to hide it."""
+    return next((u for u in (4, 3, 5, 7) if extent % u == 0), 4 if extent > 32 else 1 if extent % 2 else 2)
 
 
 def tiled_schedules(algorithm: str, shape: ProductShape, machine: Machine, limit: int = 12) -> list[Schedule]:
@@ -185,8 +186,10 @@ def check_tiled(shape: ProductShape, s: Schedule, machine: Machine) -> str | Non
         return f"tile_pixels <= task_pixels <= {shape.pixels} (the pixels of a slice) does not hold"
     if s.task_pixels % shape.row and s.task_pixels != shape.pixels:
         return f"task_pixels={s.task_pixels} must be whole rows of {shape.row} pixels"
-    if shape.inner_taps % (s.k_blocks * s.unroll):
-        return f"k_blocks * unroll = {s.k_blocks * s.unroll} must divide the {shape.inner_taps} inner taps (input channels of a group)"
+    if shape.inner_taps % s.k_blocks:
+        return f"k_blocks={s.k_blocks} must divide the {shape.inner_taps} inner taps (input channels of a group)"
+    if s.unroll > shape.inner_taps // s.k_blocks:
+        return f"unroll={s.unroll} is more than the {shape.inner_taps // s.k_blocks} inner taps of a block"
     if s.k_blocks > 1 and s.task_pixels % s.tile_pixels:
         return f"with k_blocks > 1, tile_pixels={s.tile_pixels} must divide task_pixels={s.task_pixels}"
     return check_parts(shape.oc, s)

@@ -24,13 +24,13 @@ class WorkerError(SevenLoopsError, RuntimeError):
 
 
 class EngineProcess:
-    """A worker process for one engine (see `worker.py`), ended with the `with` block.
+    """A worker process for one engine (see `worker.py`), ended with the `with` block; `name` is `ENGINE[:ALGORITHM]`.
 
     A worker that crashes or does not answer within the time limit is started anew by the next request.
     """
 
-    def __init__(self, engine: str, threads: int) -> None:
-        self.engine, self.threads = engine, threads
+    def __init__(self, name: str, threads: int) -> None:
+        self.name, self.threads = name, threads
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str] = queue.Queue()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by close()
@@ -77,7 +77,7 @@ class EngineProcess:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
             environment[name] = str(self.threads)
         return subprocess.Popen(
-            [sys.executable, "-m", "sevenloops.bench.worker", self.engine],
+            [sys.executable, "-m", "sevenloops.bench.worker", self.name.partition(":")[0]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

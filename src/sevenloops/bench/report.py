@@ -70,7 +70,7 @@ def _timing_values(timing: Timing, row: Row, run: BenchRun) -> dict[str, Any]:
         "iterations": sum(map(len, timing.rounds_s)),
         "round_medians_s": [statistics.median(times) for times in timing.rounds_s],
         "gflops": gflops,
-        "share_of_peak": gflops / run.peak_gflops if gflops and run.peak_gflops else None,
+        "share_of_peak": gflops / run.peak_gflops if gflops else None,
         "gbs": 1e-9 * row.problem.unique_bytes / timing.median_s,
         "error": timing.error,
         "note": timing.note,
@@ -113,7 +113,7 @@ def render(run: BenchRun) -> RenderableType:
 def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
     own = row.timings.get(OWN)
     gflops = row.gflops(OWN)
-    peak = f"{100 * gflops / run.peak_gflops:.0f}" if gflops and run.peak_gflops else "-"
+    peak = f"{100 * gflops / run.peak_gflops:.0f}" if gflops else "-"
     best = min((t.median_s for name in row.timings if (t := row.timed(name))), default=None)
     return [
         row.name if row.name == str(row.problem) else f"{row.name}: {short(row.problem)}",
@@ -157,7 +157,7 @@ def _footer(run: BenchRun) -> list[Text]:
         lines.append("all layers with their repeats: " + ", ".join(totals))
     lines.append(
         f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads; in this run its peak is "
-        f"{run.peak_gflops or 0:.0f} GFLOP/s, and it reads {run.bandwidth_gbs or 0:.0f} GB/s; {environment['date']}"
+        f"{run.peak_gflops:.0f} GFLOP/s, and it reads {run.bandwidth_gbs:.0f} GB/s; {environment['date']}"
     )
     lines.append("versions: " + ", ".join(f"{name} {text}" for name, text in environment["engines"].items()))
     return [Text(line) for line in lines + _reasons(run)]

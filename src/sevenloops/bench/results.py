@@ -82,8 +82,8 @@ class BenchRun:
 
     rows: tuple[Row, ...]
     peers: tuple[str, ...]
-    peak_gflops: float | None
-    bandwidth_gbs: float | None
+    peak_gflops: float
+    bandwidth_gbs: float
     environment: dict[str, Any]
 
     @property

@@ -1,0 +1,56 @@
+# `make demo` and `make test` do all set-up in a virtual environment in this folder (.venv). They need Python 3.10 to
+# 3.13 and a package index that pip knows; PYTHON=python3.12 picks an interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Lists the tests to run or any other option of pytest: make test PYTEST_ARGS="-k direct -x"
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint format clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.ready-demo
+	$(BIN)/sevenloops demo
+
+# The tests come last: their closing line is the result.
+test: $(VENV)/.ready-test lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.ready-demo: pyproject.toml | $(VENV)/.created
+	@echo "installing sevenloops and what the demo needs into $(VENV) ..."
+	$(PIP) --editable '.[demo,peers]'
+	@touch $@
+
+$(VENV)/.ready-test: pyproject.toml | $(VENV)/.created
+	@echo "installing sevenloops and what the tests need into $(VENV) ..."
+	$(PIP) --editable '.[demo,peers,test]'
+	@touch $@
+
+# Debian and Ubuntu ship Python without ensurepip: pip of the system can stand in for it.
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.10 to 3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "sevenloops needs Python 3.10 to 3.13, and $(PYTHON) is $$($(PYTHON) --version)." >&2; \
+	  echo "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@rm -rf $(VENV)
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; \
+	else \
+	  echo "$(PYTHON) cannot make virtual environments with pip. On Debian and Ubuntu:" >&2; \
+	  echo "    sudo apt-get install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; \
+	fi
+	@touch $@

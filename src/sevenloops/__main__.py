@@ -1,0 +1,5 @@
+"""`python -m sevenloops` is the `sevenloops` command."""
+
+from .cli.main import main
+
+main()

@@ -1,0 +1,44 @@
+"""`sevenloops bench`: measure problems, print a table or JSON."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ..bench.networks import Layer
+from ..bench.report import render, to_json, write_atomically
+from ..bench.runner import BenchError, Options, run_bench
+
+__all__ = ["bench_command", "split_names"]
+
+#: a table has a column for each engine; into a file or pipe it is written at this width
+PIPE_WIDTH = 200
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """`"torch,openvino"` as a tuple; `"none"` and the empty text are no names."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return () if names == ("none",) else names
+
+
+def bench_command(layers: Sequence[Layer], options: Options, json: bool, output: Path | None) -> None:
+    """Measure, then print the table (or JSON) and write JSON to `output`."""
+    if output is not None and not output.absolute().parent.is_dir():  # better now than after minutes of measuring
+        raise BenchError(f"cannot write {output}: its folder does not exist")
+    with Console(stderr=True).status("") as status:
+        run = run_bench(layers, options, status.update)
+    text = to_json(run)
+    if output is not None:
+        write_atomically(output, text)
+    if json:
+        print(text, end="")
+    else:
+        _console().print(render(run))
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=max(PIPE_WIDTH, shutil.get_terminal_size().columns))

@@ -1,0 +1,52 @@
+"""Problems as they are typed: descriptors, quoted or not, and short forms of matrix products."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ..errors import ProblemError
+from ..problem import ConvProblem, GemmProblem, Problem, parse_problem
+
+__all__ = ["conv_problems", "gemm_problems", "one_problem"]
+
+_SHORT = re.compile(r"(\d+)(?:x(\d+)x(\d+))?")
+
+
+def conv_problems(words: Sequence[str]) -> list[ConvProblem]:
+    """Descriptors of convolutions; words without a space among them are one unquoted descriptor."""
+    texts = words if any(" " in word for word in words) else [" ".join(words)]
+    problems = []
+    for text in texts if words else []:
+        problem = parse_problem(text)
+        if not isinstance(problem, ConvProblem):
+            raise ProblemError(f"{text!r} is a matrix product; use `sevenloops bench gemm`")
+        problems.append(problem)
+    return problems
+
+
+def gemm_problems(words: Sequence[str]) -> list[GemmProblem]:
+    """`512` (square), `512x1024x256` (M x N x K), or descriptors (`gemm m512 n512 k512`, quoted or not)."""
+    if words and words[0] == "gemm":
+        words = [" ".join(words)]
+    problems = []
+    for word in words:
+        short = _SHORT.fullmatch(word)
+        if short:
+            m, n, k = (int(size or short[1]) for size in short.groups())
+            problem: Problem = GemmProblem(m, n, k)
+        elif " " in word:
+            problem = parse_problem(word)
+        else:
+            raise ProblemError(f"cannot read {word!r}: a product is 512, 512x1024x256 (MxNxK) or 'gemm m512 n512 k512'")
+        if not isinstance(problem, GemmProblem):
+            raise ProblemError(f"{word!r} is a convolution; use `sevenloops bench conv`")
+        problems.append(problem)
+    return problems
+
+
+def one_problem(words: Sequence[str]) -> Problem:
+    """A descriptor, quoted or not, or the short form of a matrix product."""
+    if len(words) == 1 and _SHORT.fullmatch(words[0]):
+        return gemm_problems(words)[0]
+    return parse_problem(" ".join(words))

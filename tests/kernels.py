@@ -1,0 +1,57 @@
+"""Running an algorithm on a problem and comparing it with the reference: what the table and the properties share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import sevenloops
+from operands import Operands
+from problems import exact_on_integers
+from sevenloops.algorithms import ALGORITHMS
+from sevenloops.machine import Machine
+from sevenloops.problem import Problem
+from sevenloops.schedule import Schedule
+
+
+def machines() -> dict[str, Machine]:
+    """The machines whose code runs here: this one, and this one with AVX2 only where it has more."""
+    host = Machine.host()
+    return {host.isa: host} | ({"avx2": Machine.described("avx2")} if host.isa == "avx512" else {})
+
+
+MACHINES = machines()
+
+
+def run(kernel: Any, operands: Operands) -> Any:
+    """Run once into the poisoned output; assert that all of it and nothing else was written."""
+    operands.poison()
+    result = kernel(operands.x, kernel.pack(operands.w), out=operands.out, **operands.extra)
+    assert result is operands.out
+    operands.check_nothing_else_was_written()
+    missing = np.argwhere(np.isnan(result))
+    assert not len(missing), f"{len(missing)} elements were not computed or read beyond an input, first {missing[0]}"
+    return result
+
+
+def check(problem: Problem, schedule: Schedule, machine: Machine, *, may_cancel: bool = False) -> None:
+    """Compare with the reference: exactly on whole numbers where that must hold, within the tolerance on others.
+
+    The tolerance is a share of the largest output. `may_cancel` is for problems that nobody has looked at: where all
+    outputs may be nearly zero, it is a share of the largest sum of magnitudes if that is more.
+    """
+    algorithm = ALGORITHMS[schedule.algorithm]
+    kernel = sevenloops.compile(problem, schedule=schedule, machine=machine)
+    assert (kernel.problem, kernel.schedule, kernel.algorithm) == (problem, schedule, schedule.algorithm)
+    if algorithm.exact_on_integers and exact_on_integers(problem):
+        whole = Operands(problem, integers=True, seed=1)
+        np.testing.assert_array_equal(run(kernel, whole), whole.expected())
+    operands = Operands(problem, integers=False, seed=2)
+    expected = operands.expected()
+    largest = np.abs(expected).max()
+    if may_cancel:
+        largest = max(largest, operands.largest_sum_of_magnitudes())
+    error = np.abs(run(kernel, operands) - expected).max()
+    allowed = algorithm.tolerance * np.finfo(problem.dtype).eps / np.finfo(np.float32).eps
+    assert error <= allowed * largest, f"off by {error:.3e} where outputs reach {largest:.3e}; {allowed:.1e} is allowed"

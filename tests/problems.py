@@ -1,0 +1,170 @@
+"""The tables of problems that every algorithm is tested on, as descriptors. The odd ones come first.
+
+Each is small (a naive kernel needs a few milliseconds at most), and each stands for a way to go wrong: the comment of
+its group says which. Add a row and every algorithm is tested on it.
+"""
+
+from __future__ import annotations
+
+from sevenloops.problem import ConvProblem, GemmProblem, Problem, parse_problem
+
+#: Primes, ones, tails: no size is a multiple of a vector or of a register tile; images smaller than a tile.
+ODD = [
+    "mb1 ic1 ih1 iw1 oc1 kh1 kw1",
+    "mb1 ic3 ih13 iw17 oc7 kh3 kw3 ph1 pw1 bias act=relu",
+    "mb1 ic24 ih11 iw11 oc58 kh3 kw3 sh2 sw2 ph1 pw1 bias act=clip:0.0:6.0",
+    "mb1 ic58 ih7 iw7 oc27 kh3 kw3 ph1 pw1 res=after",
+    "mb1 ic1000 ih2 iw3 oc3 kh3 kw3 ph1 pw1",
+    "mb1 ic1 ih19 iw23 oc1 kh5 kw5 ph2 pw2",
+    "mb1 ic16 ih3 iw3 oc16 kh3 kw3",
+    "mb1 ic3 ih31 iw33 oc24 kh7 kw7 sh2 sw2 ph3 pw3 bias act=relu",
+    "mb1 ic3 ih35 iw37 oc17 kh11 kw11 sh4 sw4 ph2 pw2",
+    "mb1 ic12 ih17 iw17 oc20 kh1 kw7 pw3",
+]
+
+#: Padding beyond half the kernel (some outputs see nothing but padding), one-sided padding, even kernels.
+PADDING = [
+    "mb1 ic8 ih5 iw5 oc9 kh3 kw3 ph4 pw5 bias",
+    "mb3 ic5 ih6 iw29 oc11 kh2 kw4 pt1 pl3 pr1",
+    "mb1 ic7 ih4 iw4 oc9 kh1 kw1 ph1 pw1 bias",
+    "mb1 ic2 ih1 iw2 oc18 kh3 kw3 pt2 pl1 pr4",
+]
+
+#: Strides 1 to 4 (beyond the kernel too), dilation, both at once, different on each axis.
+STRIDE_DILATION = [
+    "mb1 ic4 ih17 iw19 oc6 kh3 kw2 sh3 pw1",
+    "mb1 ic9 ih14 iw15 oc10 kh1 kw2 sh4 sw3",
+    "mb1 ic7 ih15 iw16 oc13 kh3 kw3 dh2 dw3 ph2 pw3 act=leaky_relu:0.25",
+    "mb2 ic6 ih18 iw11 oc20 kh3 kw3 sh2 dh3 dw2 ph3 pw2",
+]
+
+#: What the kernels are made for: whole vectors and whole tiles, and one step off.
+REGULAR = [
+    "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
+    "mb1 ic64 ih7 iw7 oc48 kh3 kw3 ph1 pw1",
+    "mb1 ic16 ih27 iw13 oc33 kh5 kw5 ph2 pw2",
+]
+
+GROUPS = [
+    "mb1 g2 ic10 ih9 iw8 oc14 kh3 kw3 ph1 pw1 bias",
+    "mb2 g3 ic9 ih7 iw7 oc51 kh3 kw3 sh2 sw2 ph1 pw1 act=relu",
+    "mb1 g4 ic12 ih5 iw9 oc28 kh1 kw1",
+]
+
+#: Channel multipliers 1, 2 and 3; images smaller than the kernel; one axis and three.
+DEPTHWISE = [
+    "mb1 g24 ic24 ih13 iw15 oc24 kh3 kw3 ph1 pw1 bias act=clip:0.0:6.0",
+    "mb1 g58 ic58 ih9 iw9 oc58 kh3 kw3 sh2 sw2 ph1 pw1",
+    "mb2 g27 ic27 ih8 iw7 oc54 kh3 kw3 ph1 pw1 bias",
+    "mb1 g3 ic3 ih15 iw17 oc9 kh5 kw5 sh2 sw2 ph2 pw2",
+    "mb1 g64 ic64 ih6 iw6 oc64 kh7 kw7 ph3 pw3",
+    "mb1 g17 ic17 ih10 iw11 oc17 kh3 kw3 dh2 dw2 pt1 pb3 pl2 act=relu res=before",
+    "mb1 g5 ic5 iw29 oc5 kw9 pw4",
+    "mb1 g6 ic6 id4 ih6 iw6 oc6 kd3 kh3 kw3 pd1 ph1 pw1",
+]
+
+POINTWISE = [
+    "mb1 ic27 ih9 iw5 oc1000 kh1 kw1 bias",
+    "mb1 ic24 ih7 iw7 oc144 kh1 kw1 bias act=clip:0.0:6.0",
+    "mb3 ic13 ih5 iw5 oc31 kh1 kw1 sh2 sw2",
+    "mb1 ic96 ih14 iw14 oc58 kh1 kw1 bias act=relu res=after",
+    "mb2 ic33 ih9 iw9 oc1 kh1 kw1 sh3 sw2",
+    "mb1 ic3 ih1 iw1 oc1000 kh1 kw1",
+]
+
+#: One axis and three.
+ONE_AND_THREE_AXES = [
+    "mb3 ic5 iw101 oc19 kw5 sw2 pl2 pr1 bias act=silu",
+    "mb2 g5 ic5 iw37 oc10 kw3 dw4 pw4",
+    "mb2 ic58 iw1 oc3 kw1",
+    "mb1 ic3 id5 ih7 iw9 oc11 kd3 kh3 kw3 pd1 ph1 pw1 bias act=hard_swish",
+    "mb2 ic4 id6 ih5 iw4 oc6 kd2 kh1 kw3 sd2 pk1 pw1",
+    "mb1 ic8 id3 ih4 iw5 oc5 kd1 kh1 kw1",
+]
+
+TRANSPOSED = [
+    "mb1 ic5 ih6 iw7 oc11 kh3 kw3 sh2 sw2 ph1 pw1 transposed oh1 ow1 bias",
+    "mb1 ic24 ih4 iw5 oc3 kh4 kw4 sh2 sw2 ph1 pw1 transposed",
+    "mb2 g2 ic6 ih5 iw5 oc4 kh3 kw2 sh3 dh2 pt1 pr1 transposed act=relu",
+    "mb1 ic3 iw9 oc2 kw3 sw4 transposed ow1",
+    "mb1 ic2 id3 ih2 iw3 oc3 kd2 kh3 kw2 sd2 transposed od1",
+]
+
+#: Every activation, with and without a bias, the residual on either side.
+EPILOGUES = [
+    "mb1 ic6 ih5 iw7 oc19 kh3 kw3 ph1 pw1 bias act=sigmoid",
+    "mb1 ic6 ih5 iw7 oc19 kh3 kw3 ph1 pw1 act=silu res=before",
+    "mb1 ic6 ih5 iw7 oc19 kh3 kw3 ph1 pw1 bias act=hard_swish res=after",
+    "mb1 ic6 ih5 iw7 oc19 kh3 kw3 ph1 pw1 bias act=leaky_relu:0.01",
+    "mb1 ic6 ih5 iw7 oc19 kh3 kw3 ph1 pw1 act=clip:-1.5:2.5",
+    "mb1 ic6 ih5 iw7 oc19 kh3 kw3 ph1 pw1 bias res=before",
+]
+
+DOUBLE = [
+    "mb1 ic5 ih9 iw8 oc21 kh3 kw3 ph1 pw1 bias act=relu float64",
+    "mb2 g3 ic6 ih7 iw9 oc15 kh3 kw2 sh2 pl1 act=sigmoid float64",
+]
+
+CONV = [
+    *ODD,
+    *PADDING,
+    *STRIDE_DILATION,
+    *REGULAR,
+    *GROUPS,
+    *DEPTHWISE,
+    *POINTWISE,
+    *ONE_AND_THREE_AXES,
+    *TRANSPOSED,
+    *EPILOGUES,
+    *DOUBLE,
+]
+
+#: Odd sizes, vectors times matrices, every transpose, alpha and beta, and two sizes that fill whole tiles.
+GEMM = [
+    "gemm m1 n1 k1",
+    "gemm m7 n13 k17",
+    "gemm m101 n103 k107 bias act=relu",
+    "gemm m29 n31 k27 tb alpha=0.5 beta=-2.0",
+    "gemm m3 n58 k1000 ta",
+    "gemm m24 n1 k300 ta tb",
+    "gemm m255 n129 k65 act=silu res=before",
+    "gemm m17 n5 k1 alpha=-1.5 bias res=after",
+    "gemm m64 n64 k64 bias act=clip:0.0:6.0",
+    "gemm m130 n48 k600 tb",
+    "gemm m1 n1000 k258 tb bias",
+    "gemm m1 n509 k3 act=leaky_relu:0.25",
+    "gemm m1 n128 k512 ta",
+    "gemm m1 n77 k91 beta=1.0 bias act=hard_swish",
+    "gemm m1 n3 k1021 alpha=2.0 act=sigmoid res=after",
+    "gemm m2 n17 k33 float64",
+    "gemm m1 n37 k19 tb bias float64",
+]
+
+ALL = CONV + GEMM
+
+#: Activations whose result is exact in float32 when the sums are small integers (a slope that is a power of two).
+EXACT_ACTIVATIONS = ("none", "relu", "clip", "leaky_relu")
+
+
+def conv(descriptor: str) -> ConvProblem:
+    """Read the descriptor of a convolution."""
+    problem = parse_problem(descriptor)
+    assert isinstance(problem, ConvProblem)
+    return problem
+
+
+def gemm(descriptor: str) -> GemmProblem:
+    """Read the descriptor of a matrix product."""
+    problem = parse_problem(descriptor)
+    assert isinstance(problem, GemmProblem)
+    return problem
+
+
+def exact_on_integers(problem: Problem) -> bool:
+    """Whether integer-valued inputs must give the exact result: no exponentials, no factor that rounds."""
+    epilogue = problem.epilogue
+    factors = list(epilogue.params) if epilogue.activation == "leaky_relu" else []
+    if isinstance(problem, GemmProblem):
+        factors += [problem.alpha, problem.beta]
+    # A few fractional bits in a factor cannot round a sum that stays below 2**20.
+    return epilogue.activation in EXACT_ACTIVATIONS and all((factor * 16).is_integer() for factor in factors)

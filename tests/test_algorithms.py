@@ -1,0 +1,109 @@
+"""Every algorithm on every problem of the table that it supports, for every instruction set that runs here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import sevenloops
+from kernels import MACHINES, check, run
+from operands import Operands
+from problems import ALL
+from sevenloops.algorithms import ALGORITHMS
+from sevenloops.errors import Unsupported
+from sevenloops.problem import Problem, parse_problem
+
+#: Candidates tried of those that an algorithm lists, the best first.
+SCHEDULES_TRIED = 2
+PROBLEMS = {text: parse_problem(text) for text in ALL}
+
+
+def supported() -> list[tuple[str, str]]:
+    """Every pair of an algorithm and a problem that it computes."""
+    return [(name, text) for name in ALGORITHMS for text in ALL if ALGORITHMS[name].supports(PROBLEMS[text]) is None]
+
+
+@pytest.mark.parametrize("isa", MACHINES)
+@pytest.mark.parametrize(("name", "text"), supported())
+def test_agrees_with_the_definition(name: str, text: str, isa: str) -> None:
+    problem, machine = PROBLEMS[text], MACHINES[isa]
+    schedules = ALGORITHMS[name].schedules(problem, machine)
+    assert schedules, "an algorithm that supports a problem has a schedule for it"
+    assert len(set(schedules)) == len(schedules)
+    for schedule in schedules[:SCHEDULES_TRIED]:
+        check(problem, schedule, machine)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_says_why_not(name: str) -> None:
+    """Every "no" carries a reason, and forcing the algorithm raises it."""
+    for text, problem in PROBLEMS.items():
+        reason = ALGORITHMS[name].supports(problem)
+        if reason is None:
+            continue
+        assert isinstance(reason, str), text
+        assert reason, text
+        with pytest.raises(Unsupported) as caught:
+            sevenloops.compile(problem, algorithm=name)
+        assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_some_algorithm_computes_it(text: str) -> None:
+    assert [name for name in ALGORITHMS if ALGORITHMS[name].supports(PROBLEMS[text]) is None]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_schedules_fit_every_machine(name: str) -> None:
+    """Every candidate passes the check that a user's own schedule has to pass, for every problem and machine."""
+    algorithm = ALGORITHMS[name]
+    for problem in PROBLEMS.values():
+        if algorithm.supports(problem) is None:
+            for machine in MACHINES.values():
+                for schedule in algorithm.schedules(problem, machine):
+                    assert algorithm.check(problem, schedule, machine) is None, f"{schedule} for {problem}"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_counts(name: str) -> None:
+    """What is executed is at least the definition, or less by what padding and zeros save; memory is never negative."""
+    algorithm = ALGORITHMS[name]
+    for problem in PROBLEMS.values():
+        if algorithm.supports(problem) is None:
+            for schedule in algorithm.schedules(problem, MACHINES[next(iter(MACHINES))])[:SCHEDULES_TRIED]:
+                assert algorithm.macs_executed(problem, schedule) > 0
+                assert algorithm.workspace_bytes(problem, schedule, 2) >= 0
+
+
+#: One of each algorithm with enough work to be divided.
+THREADED = {
+    "naive": "mb1 ic7 ih15 iw16 oc13 kh3 kw3 dh2 dw3 ph2 pw3 act=leaky_relu:0.25",
+    "im2col": "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
+    "direct": "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
+    "pointwise": "mb1 ic96 ih14 iw14 oc58 kh1 kw1 bias act=relu res=after",
+    "depthwise": "mb2 g27 ic27 ih8 iw7 oc54 kh3 kw3 ph1 pw1 bias",
+    "gemm": "gemm m255 n129 k65 act=silu res=before",
+    "gemv": "gemm m1 n1000 k258 tb bias",
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_bit_identical_for_every_thread_count_and_run(name: str) -> None:
+    problem: Problem = PROBLEMS[THREADED[name]]
+    operands = Operands(problem, integers=False)
+    kernels = [sevenloops.compile(problem, algorithm=name, threads=threads) for threads in (1, 2, None, 1)]
+    results = [run(kernel, operands).tobytes() for kernel in kernels for _ in range(3)]
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_bound_call_gives_the_same(name: str) -> None:
+    problem: Problem = PROBLEMS[THREADED[name]]
+    operands = Operands(problem, integers=False)
+    kernel = sevenloops.compile(problem, algorithm=name)
+    expected = run(kernel, operands).copy()
+    bound = kernel.bind(operands.x, kernel.pack(operands.w), out=operands.out, **operands.extra)
+    operands.poison()
+    bound.run()
+    assert bound.out is operands.out
+    np.testing.assert_array_equal(operands.out, expected)

@@ -31,12 +31,12 @@ clean:
 
 $(VENV)/.ready-demo: pyproject.toml | $(VENV)/.created
 	@echo "installing sevenloops and what the demo needs into $(VENV) ..."
-	$(PIP) --editable '.[demo,peers]'
+	@$(PIP) --editable '.[demo,peers]'
 	@touch $@
 
 $(VENV)/.ready-test: pyproject.toml | $(VENV)/.created
 	@echo "installing sevenloops and what the tests need into $(VENV) ..."
-	$(PIP) --editable '.[demo,peers,test]'
+	@$(PIP) --editable '.[demo,peers,test]'
 	@touch $@
 
 # Debian and Ubuntu ship Python without ensurepip: pip of the system can stand in for it.

@@ -252,9 +252,7 @@ def test_an_unwritable_directory_warns_and_goes_on(
     assert Machine.host() is machine  # kept for this process
 
 
-def test_a_full_disk_leaves_no_half_file(
-    fake_measure: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_half_file(fake_measure: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 

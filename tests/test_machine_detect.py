@@ -73,9 +73,7 @@ def test_missing_cache_levels_are_filled_in_ascending() -> None:
 
 def test_macos_prefers_the_performance_cores() -> None:
     text = "hw.ncpu: 8\nhw.l1dcachesize: 65536\nhw.l2cachesize: 4194304\nhw.l3cachesize: 0\nodd line\n"
-    apple = (
-        "hw.perflevel0.l1dcachesize: 131072\nhw.perflevel0.l2cachesize: 12582912\nmachdep.cpu.brand_string: Apple M1\n"
-    )
+    apple = "hw.perflevel0.l1dcachesize: 131072\nhw.perflevel0.l2cachesize: 12582912\nmachdep.cpu.brand_string: Apple M1\n"
     assert machine_detect.parse_sysctl(text) == ("", {1: 65536, 2: 4194304})
     assert machine_detect.parse_sysctl(text + apple) == ("Apple M1", {1: 131072, 2: 12582912})
     assert machine_detect.parse_sysctl("") == ("", {})
@@ -165,9 +163,7 @@ QUOTAS: list[tuple[str, dict[str, str], float | None]] = [
 
 
 @pytest.mark.parametrize(("files", "quota"), [case[1:] for case in QUOTAS], ids=[case[0] for case in QUOTAS])
-def test_cgroup_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], quota: float | None
-) -> None:
+def test_cgroup_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], quota: float | None) -> None:
     root = write(tmp_path, files)
     affinity(monkeypatch, set(range(8)))
     assert machine_detect.cgroup_quota(root) == quota

@@ -117,7 +117,8 @@ def laplacian(photo: FloatArray, threads: int | None = None) -> FloatArray:
     """Second derivative of the brightness, `(height, width)`: zero is grey."""
     padded = np.pad(photo, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     second = conv2d(padded, _on_brightness([LAPLACE]), layout="NHWC", threads=threads)[0, ..., 0]
-    return 0.5 + 0.5 * second / max(float(np.abs(second).max()), 1e-6)  # type: ignore[no-any-return]
+    picture: FloatArray = 0.5 + 0.5 * second / max(float(np.abs(second).max()), 1e-6)
+    return picture
 
 
 def blur(photo: FloatArray, sigma: float = 3.0, threads: int | None = None) -> FloatArray:

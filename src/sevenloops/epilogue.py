@@ -66,7 +66,8 @@ class Epilogue:
     @classmethod
     def from_words(cls, words: Iterable[str]) -> Epilogue:
         """Read what `words` wrote; raises `ProblemError` for a word that is none of them."""
-        bias, activation, params, residual = False, "none", (), None
+        bias, activation, residual = False, "none", None
+        params: tuple[float, ...] = ()
         for word in words:
             key, _, value = word.partition("=")
             if word == "bias":

@@ -178,8 +178,7 @@ def _conv_problem(
     )  # fmt: skip
     if weight.shape != problem.w_shape:
         raise ArrayError(
-            f"weight must have shape {problem.w_shape} for {channels} input channels in {groups} groups, "
-            f"got {weight.shape}"
+            f"weight must have shape {problem.w_shape} for {channels} input channels in {groups} groups, got {weight.shape}"
         )
     return problem
 
@@ -187,7 +186,7 @@ def _conv_problem(
 def _common_dtype(a: Array, b: Array) -> str:
     if a.dtype != b.dtype or a.dtype.name not in DTYPES:
         raise DtypeError(f"both arrays must be float32 (or both float64), got {a.dtype} and {b.dtype}")
-    return a.dtype.name
+    return str(a.dtype.name)
 
 
 def matmul(
@@ -239,7 +238,7 @@ def _product(
 ) -> Array:
     (a, trans_a), (b, trans_b) = _stored(a), _stored(b)
     if not (a.flags.aligned and b.flags.aligned):
-        a, b = np.require(a, requirements="CA"), np.require(b, requirements="CA")
+        a, b = np.require(a, requirements=("C", "A")), np.require(b, requirements=("C", "A"))
     key = (a.shape, b.shape, trans_a, trans_b, a.dtype.char, b.dtype.char, epilogue, threads, algorithm, schedule)
     kernel = _gemm_kernels.get(key)
     if kernel is None:

@@ -105,8 +105,7 @@ def bandwidth_ir(machine: Machine) -> str:
     """
     vector, lines, ends = f"<{machine.lanes} x float>", [], []
     phis = [
-        f"  %s{i}.0 = phi {vector} [ zeroinitializer, %entry ], [ %s{i}.{STREAM_VECTORS}, %loop ]"
-        for i in range(STREAMS)
+        f"  %s{i}.0 = phi {vector} [ zeroinitializer, %entry ], [ %s{i}.{STREAM_VECTORS}, %loop ]" for i in range(STREAMS)
     ]
     for i in range(STREAMS):
         lines += [f"  %first{i} = mul i64 %rounds, {i}", f"  %now{i} = add i64 %first{i}, %round"]

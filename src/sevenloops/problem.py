@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Union
+from typing import Any, Union
 
 from .epilogue import Epilogue
 from .errors import DtypeError, ProblemError
@@ -165,8 +165,8 @@ class ConvProblem:
             raise ProblemError(f"the output would have size {self.out_size}: the padding cuts everything away")
         for name, shape in (("input", self.x_shape), ("weight", self.w_shape), ("output", self.y_shape)):
             _check_bytes(name, shape, self.dtype)
-        padded = tuple(size + sum(pair) for size, pair in zip(self.in_size, self.padding))
-        _check_bytes("padded input", (self.batch, *padded, self.in_channels), self.dtype)
+        whole = tuple(size + sum(pair) for size, pair in zip(self.in_size, self.padding))
+        _check_bytes("padded input", (self.batch, *whole, self.in_channels), self.dtype)
 
     @property
     def rank(self) -> int:
@@ -198,7 +198,7 @@ class ConvProblem:
 
     @property
     def w_shape(self) -> tuple[int, ...]:
-        """Weights as users give them, PyTorch's order: `(oc, ic / groups, *kernel)`; transposed `(ic, oc / groups, *kernel)`."""
+        """Weights in PyTorch's order: `(oc, ic / groups, *kernel)`; transposed `(ic, oc / groups, *kernel)`."""
         if self.transposed:
             return (self.in_channels, self.out_channels // self.groups, *self.kernel)
         return (self.out_channels, self.in_channels // self.groups, *self.kernel)

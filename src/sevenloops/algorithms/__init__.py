@@ -14,17 +14,15 @@ from .gemv import GEMV
 from .im2col import IM2COL
 from .naive import NAIVE
 
-__all__ = ["ALGORITHMS", "Algorithm", "choose", "check_schedule"]
+__all__ = ["ALGORITHMS", "Algorithm", "check_schedule", "choose"]
 
 #: Every algorithm by name, in the order in which they are considered.
-ALGORITHMS: dict[str, Algorithm] = {
-    row.name: row for row in (DEPTHWISE, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, NAIVE)
-}
+ALGORITHMS: dict[str, Algorithm] = {row.name: row for row in (DEPTHWISE, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, NAIVE)}
 
 
 def choose(problem: Problem) -> tuple[Algorithm, str]:
     """The algorithm for a problem, and why: the first of the table that supports it."""
-    reasons = []
+    reasons: list[tuple[str, str]] = []
     for row in ALGORITHMS.values():
         reason = row.supports(problem)
         if reason is None:

@@ -75,7 +75,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     """Taps under the sum, channels innermost."""
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image, padded_input
+    from .funcs import apply_epilogue, dense, epilogue_inputs, image
 
     g, oc, nr = Geometry.of(problem), problem.out_channels, schedule.tile_channels
     x_shape, y_shape = (g.batch, *g.size, g.groups), (g.batch, *g.out, oc)
@@ -122,7 +122,9 @@ def _schedule(
 
     c, ox, oy, oz, n = dims
     tail, lanes = hl.TailStrategy, machine.lanes
-    task, row, rows, tile, px, ty, block, lane = (hl.Var(v) for v in "task row rows tile px ty block lane".split())
+    task, row, rows, tile, px, ty, block, lane = (
+        hl.Var(v) for v in ["task", "row", "rows", "tile", "px", "ty", "block", "lane"]
+    )
     for var, extent in zip(dims, (oc, g.out[2], g.out[1], g.out[0], g.batch)):
         out.bound(var, 0, extent)
     if oc % s.tile_channels:
@@ -210,7 +212,7 @@ def _cost(g: Geometry, oc: int, s: Schedule, machine: Machine) -> float:
     penalty = 1.0 if working_set < 0.6 * machine.l2_bytes else 1.5
     tasks = ceil_div(g.out[1], s.task_rows) * g.slices
     rounds = ceil_div(tasks, machine.cores) if s.parallel else tasks
-    return rounds * ((tiles * tile + staged) * penalty + 300)
+    return float(rounds * ((tiles * tile + staged) * penalty + 300))
 
 
 def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | None:
@@ -248,7 +250,7 @@ def _macs(problem: ConvProblem, s: Schedule) -> int:
     channels = ceil_div(problem.out_channels, s.tile_channels) * s.tile_channels
     rows = ceil_div(g.out[1], s.task_rows) * ceil_div(s.task_rows, s.tile_rows) * s.tile_rows
     pixels = ceil_div(g.out[2], s.tile_pixels) * s.tile_pixels
-    return g.slices * channels * rows * pixels * math.prod(g.kernel)
+    return int(g.slices * channels * rows * pixels * math.prod(g.kernel))
 
 
 def _workspace(problem: ConvProblem, s: Schedule, threads: int) -> int:
@@ -257,7 +259,7 @@ def _workspace(problem: ConvProblem, s: Schedule, threads: int) -> int:
     g = Geometry.of(problem)
     rows = (s.task_rows - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
     width = (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
-    return 4 * rows * width * g.kernel[0] * problem.out_channels * (threads if s.parallel else 1)
+    return int(4 * rows * width * g.kernel[0] * problem.out_channels * (threads if s.parallel else 1))
 
 
 DEPTHWISE = Algorithm(

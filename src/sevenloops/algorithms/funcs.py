@@ -71,9 +71,12 @@ def padded_rows(x: Any, g: Geometry) -> Any:
     return rows
 
 
-def epilogue_inputs(problem: Any, channels: int, y_shape: tuple[int, ...]) -> tuple[list[Any], list[tuple[str, tuple[int, ...]]]]:
+def epilogue_inputs(
+    problem: Any, channels: int, y_shape: tuple[int, ...]
+) -> tuple[list[Any], list[tuple[str, tuple[int, ...]]]]:
     """ImageParams of bias and residual where the epilogue has them, with their names and shapes."""
-    params, specs = [], []
+    params: list[Any] = []
+    specs: list[tuple[str, tuple[int, ...]]] = []
     if problem.epilogue.bias:
         specs.append(("bias", (channels,)))
     if problem.epilogue.residual:
@@ -81,6 +84,15 @@ def epilogue_inputs(problem: Any, channels: int, y_shape: tuple[int, ...]) -> tu
     for name, shape in specs:
         params.append(image(name, shape, problem.dtype))
     return params, specs
+
+
+def _is_nan(v: Any) -> Any:
+    """By its bits: a comparison of `v` with itself is assumed away, as sums may be computed with fast-math flags."""
+    bits = v.type().bits()
+    word, fraction = hl.UInt(bits), {32: 23, 64: 52}[bits]
+    exponent = ((1 << (bits - 1)) - 1) >> fraction << fraction
+    magnitude = hl.reinterpret(word, v) & hl.cast(word, (1 << (bits - 1)) - 1)
+    return magnitude > hl.cast(word, exponent)
 
 
 def activation(epilogue: Epilogue, v: Any) -> Any:
@@ -102,7 +114,8 @@ def activation(epilogue: Epilogue, v: Any) -> Any:
         return v * strict(hl.select(gate > num(1), num(1), gate))
     if name == "sigmoid":
         # Halide's exp clamps its argument, and that loses NaN.
-        return hl.select(strict(hl.is_nan(v)), v, num(1) / (num(1) + hl.exp(-v)))
+        gate = num(1) / (num(1) + hl.exp(-v))
+        return hl.select(_is_nan(v), v, gate)
     if name == "silu":
         return v / (num(1) + hl.exp(-v))
     return v

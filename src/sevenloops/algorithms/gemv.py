@@ -11,8 +11,6 @@ Wins for one to eight rows. Cannot run: B stored (k, n), transposed A, more than
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..machine import Machine
 from ..problem import GemmProblem, Problem
 from ..schedule import Schedule

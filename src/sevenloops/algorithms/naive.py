@@ -1,6 +1,8 @@
 """naive: the seven loops of the definition, compiled as they stand, one output after the other.
 
-    for n, oy, ox, oc:  for ky, kx, ic:  y[n, oc, oy, ox] += x[n, ic, oy*sh + ky*dh - pt, ox*sw + kx*dw - pl] * w[oc, ic, ky, kx]
+    for n, oy, ox, oc:
+      for ky, kx, ic:
+        y[n, oc, oy, ox] += x[n, ic, oy*sh + ky*dh - pt, ox*sw + kx*dw - pl] * w[oc, ic, ky, kx]
 
 (Goodfellow, Bengio, Courville, Deep Learning, equation 9.7, with stride, dilation, groups and padding.) No tiles, no
 vectors, no threads: the lowest rung of the ladder, and the one that computes everything - one to three dimensions,

@@ -2,8 +2,8 @@
 
 The hot loop of a `mr x nr` tile (mr pixels, nr channels = v vectors) needs, per tap, `mr * v` FMAs on two ports, `mr`
 broadcasts and `v` weight vectors on two load ports, and no less than the latency of an FMA (4 cycles) for its own sum.
-The tile may use the vector registers but v for the weights, one for the broadcast and a spare or two (Goto and van de Geijn, Anatomy of
-High-Performance Matrix Multiplication, section 6.1, adapted to broadcasts from memory).
+The tile may use the vector registers but v for the weights, one for the broadcast and a spare or two (Goto and van de
+Geijn, Anatomy of High-Performance Matrix Multiplication, section 6.1, adapted to broadcasts from memory).
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def cost_cycles(shape: ProductShape, s: Schedule, machine: Machine) -> float:
     panel = max(compute, traffic) + 0.25 * min(compute, traffic)
     task = panel * panels_in_task + staged_bytes / 8 + input_bytes / L3_BYTES_PER_CYCLE + 300
     if not s.parallel:
-        return tasks * task
+        return float(tasks * task)
     # Cores never run evenly: at the end one of them waits for part of a task.
-    return (ceil_div(tasks, machine.cores) + TAIL_OF_A_TASK) * task + FORK_CYCLES
+    return float((ceil_div(tasks, machine.cores) + TAIL_OF_A_TASK) * task + FORK_CYCLES)
 
 
 def _task_sizes(shape: ProductShape, mr: int, machine: Machine) -> list[int]:
@@ -209,7 +209,7 @@ def tiled_macs(shape: ProductShape, s: Schedule) -> int:
     """Multiply-accumulates really done: partial tiles and panels are computed whole."""
     tiles = ceil_div(s.task_pixels, s.tile_pixels) * ceil_div(shape.pixels, s.task_pixels)
     lanes = ceil_div(shape.oc, s.tile_channels) * s.tile_channels
-    return shape.slices * tiles * s.tile_pixels * lanes * shape.taps
+    return int(shape.slices * tiles * s.tile_pixels * lanes * shape.taps)
 
 
 def tiled_workspace(shape: ProductShape, s: Schedule, threads: int) -> int:
@@ -217,4 +217,4 @@ def tiled_workspace(shape: ProductShape, s: Schedule, threads: int) -> int:
     per_task = shape.staged_bytes_per_pixel * s.task_pixels + shape.staged_bytes_per_task
     if s.k_blocks > 1:
         per_task += 4 * s.task_pixels * s.tile_channels
-    return math.ceil(per_task) * (threads if s.parallel else 1)
+    return int(math.ceil(per_task) * (threads if s.parallel else 1))

@@ -67,6 +67,7 @@ class EngineProcess:
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
+            self._stop()
             self._process, self._lines = self._start(), queue.Queue()
             threading.Thread(target=_read, args=(self._process, self._lines), daemon=True).start()
         return self._process
@@ -101,9 +102,9 @@ class EngineProcess:
         """Why a worker ended: its exit status and the last line that it wrote."""
         assert self._process is not None
         status = self._process.wait()
+        self._stop()
         self._log.seek(0)
         lines = self._log.read().strip().splitlines()
-        self._process = None
         return f"its process ended with status {status}" + (f": {lines[-1]}" if lines else "")
 
 

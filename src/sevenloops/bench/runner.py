@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import datetime
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -41,7 +42,7 @@ class BenchError(SevenLoopsError, ValueError):
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure. `threads=None` is every core this process may use; times are in seconds.
+    """How to measure. `threads=None` is every core this process may use, and more are not used; times are in seconds.
 
     `against` names engines, or `sevenloops:ALGORITHM` for another algorithm of ours.
     A slice runs for `slice_s` and at least `min_iterations`; `pause_s` is the rest before it.
@@ -77,7 +78,7 @@ def run_bench(layers: Sequence[Layer], options: Options, progress: Progress = la
     """
     if not layers:
         raise BenchError("no problem was given")
-    threads = options.threads or allowed_cores()
+    threads = min(options.threads or allowed_cores(), allowed_cores())
     progress("measuring the machine's limits")
     limits = _limits(options.isa, threads)
     with contextlib.ExitStack() as stack:
@@ -163,7 +164,7 @@ def _with_errors(layer: Layer, timings: dict[str, Timing], seed: int, folder: Pa
 def _environment(machine: Machine, versions: dict[str, str], threads: int, options: Options) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["sevenloops", *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "cpu": machine.name,
         "isa": machine.isa,
         "threads": threads,

@@ -25,9 +25,7 @@ def prepare(problem: Problem, inputs: Inputs, threads: int, *, channels_last: bo
     torch.set_num_threads(threads)
     torch.inference_mode(True).__enter__()  # for the rest of this process
     if isinstance(problem, GemmProblem):
-        return fastest(
-            {"functional": lambda: _gemm(problem, inputs), "prepacked": lambda: _gemm_packed(problem, inputs)}
-        )
+        return fastest({"functional": lambda: _gemm(problem, inputs), "prepacked": lambda: _gemm_packed(problem, inputs)})
     return fastest(
         {
             "functional": lambda: _conv(problem, inputs, channels_last),

@@ -14,6 +14,7 @@ from .workers import TIME_LIMIT_S
 
 __all__ = ["BoundCall", "Kernel", "Packed", "compile", "resolve_threads"]
 
+
 def resolve_threads(threads: int | None) -> int:
     """The thread count of a call: all cores this process may use, or fewer when asked; at least 1."""
     cores = Machine.host().cores
@@ -66,7 +67,7 @@ def compile(
     return _compiled(problem, chosen, machine, resolve_threads(threads), why, time_limit_s)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _check_runs_here(machine: Machine) -> None:
     host = Machine.host()
     order = ("sse4", "avx2", "avx512")
@@ -78,9 +79,7 @@ def _check_runs_here(machine: Machine) -> None:
 _kernels: dict[tuple[Problem, Schedule, str, int], Kernel] = {}
 
 
-def _compiled(
-    problem: Problem, schedule: Schedule, machine: Machine, threads: int, why: str, time_limit_s: float
-) -> Kernel:
+def _compiled(problem: Problem, schedule: Schedule, machine: Machine, threads: int, why: str, time_limit_s: float) -> Kernel:
     from .runtime import load
     from .store import kernel_image
 

@@ -84,9 +84,7 @@ def define(problem: Problem, schedule: Schedule, machine: Machine) -> Definition
     return row.define(problem, schedule, machine)
 
 
-def build_image(
-    problem: Problem, schedule: Schedule, machine: Machine, name: str, *, asserts: bool = False
-) -> KernelImage:
+def build_image(problem: Problem, schedule: Schedule, machine: Machine, name: str, *, asserts: bool = False) -> KernelImage:
     """Compile a kernel. Raises `CompileError` with Halide's own words where it refuses."""
     import halide as hl
 

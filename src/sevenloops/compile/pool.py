@@ -41,6 +41,7 @@ def pool_ir_supported() -> bool:
 
 def _pool_ir() -> str:
     machine = platform.machine()
+    futex = SYS_FUTEX.get(machine, 0)
     relax, declare_relax = {
         "x86_64": ("call void @llvm.x86.sse2.pause()", "declare void @llvm.x86.sse2.pause()"),
         "aarch64": ("call void @llvm.aarch64.hint(i32 1)", "declare void @llvm.aarch64.hint(i32)"),  # yield
@@ -114,7 +115,7 @@ open:
   br i1 %wake, label %rouse, label %work
 rouse:
   %count = sext i32 %limit to i64
-  %w = call i64 (i64, ...) @syscall(i64 {SYS_FUTEX.get(machine, 0)}, ptr @generation, i64 {FUTEX_WAKE_PRIVATE}, i64 %count)
+  %w = call i64 (i64, ...) @syscall(i64 {futex}, ptr @generation, i64 {FUTEX_WAKE_PRIVATE}, i64 %count)
   br label %work
 work:
   %mycode = call i32 @draw(ptr @next, ptr %context, ptr %body, ptr %closure, i32 %end)
@@ -159,7 +160,7 @@ quiet:
 sleep:
   %s1 = atomicrmw add ptr @sleepers, i32 1 seq_cst
   %expected = zext i32 %seen to i64
-  %f = call i64 (i64, ...) @syscall(i64 {SYS_FUTEX.get(machine, 0)}, ptr @generation, i64 {FUTEX_WAIT_PRIVATE}, i64 %expected, ptr null)
+  %f = call i64 (i64, ...) @syscall(i64 {futex}, ptr @generation, i64 {FUTEX_WAIT_PRIVATE}, i64 %expected, ptr null)
   %s2 = atomicrmw sub ptr @sleepers, i32 1 seq_cst
   br label %again
 join:

@@ -45,12 +45,8 @@ def kernel_image(problem: Problem, schedule: Schedule, machine: Machine, time_li
             return KernelImage.from_parts(*found)
         except (ValueError, KeyError, TypeError):
             pass  # a file of another version: build it again
-    image: KernelImage = run_job(
-        build_image, problem, schedule, machine, f"k{key[:16]}", time_limit_s=time_limit_s
-    )
-    cache.write(
-        key, image.header(), b"".join(image.objects), problem=str(problem), algorithm=schedule.algorithm
-    )
+    image: KernelImage = run_job(build_image, problem, schedule, machine, f"k{key[:16]}", time_limit_s=time_limit_s)
+    cache.write(key, image.header(), b"".join(image.objects), problem=str(problem), algorithm=schedule.algorithm)
     return image
 
 

@@ -6,7 +6,6 @@ Squares of 16 x 16 are read and written whole, so that every cache line that is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..algorithms.base import Algorithm, Buffer, Definition
 from ..machine import Machine

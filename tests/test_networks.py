@@ -1,0 +1,82 @@
+"""The layer tables against published totals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sevenloops.bench.networks import NETWORKS, layers
+from sevenloops.errors import ProblemError
+from sevenloops.problem import ConvProblem, GemmProblem, Problem, parse_problem
+
+# Multiply-accumulates and parameters as torchvision's models have them (GoogLeNet: the paper's network as BVLC trained
+# it, 6,998,552 parameters). With batch normalisation every convolution has two parameters a channel, folded it has one.
+PUBLISHED = {
+    "alexnet": (714_188_480, 61_100_840, False),
+    "vgg16": (15_470_264_320, 138_357_544, False),
+    "resnet18": (1_814_073_344, 11_689_512, True),
+    "resnet50": (4_089_184_256, 25_557_032, True),
+    "googlenet": (1_582_671_872, 6_998_552, False),
+    "squeezenet": (349_151_936, 1_235_496, False),
+    "mobilenetv2": (300_774_272, 3_504_872, True),
+}
+
+
+def channels(problem: Problem) -> int:
+    return problem.out_channels if isinstance(problem, ConvProblem) else problem.n
+
+
+def test_every_network_is_checked() -> None:
+    assert set(PUBLISHED) == set(NETWORKS)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_totals_are_the_published_ones(network: str) -> None:
+    macs, params, normalised = PUBLISHED[network]
+    table = layers(network)
+    assert sum(layer.repeats * layer.problem.macs for layer in table) == macs
+    found = sum(layer.repeats * layer.problem.params for layer in table)
+    if normalised:
+        found += sum(layer.repeats * channels(layer.problem) for layer in table if isinstance(layer.problem, ConvProblem))
+    assert found == params
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_layers_are_distinct_and_named(network: str) -> None:
+    table = layers(network)
+    assert len({layer.problem for layer in table}) == len({layer.name for layer in table}) == len(table)
+    for layer in table:
+        assert layer.problem.epilogue.bias
+        assert parse_problem(str(layer.problem)) == layer.problem
+
+
+def test_the_batch_scales_the_work_only() -> None:
+    one, many = layers("mobilenetv2"), layers("mobilenetv2", batch=16)
+    assert [16 * layer.problem.macs for layer in one] == [layer.problem.macs for layer in many]
+    assert [layer.problem.params for layer in one] == [layer.problem.params for layer in many]
+
+
+def test_activations_stand_where_the_network_has_them() -> None:
+    resnet = {layer.name: layer.problem.epilogue.activation for layer in layers("resnet50")}
+    assert resnet["conv2_1.b"] == "relu" and resnet["conv2_1.c"] == "none" and resnet["fc"] == "none"
+    mobile = {layer.name: layer.problem.epilogue for layer in layers("mobilenetv2")}
+    assert mobile["block2.expand"].activation == "clip" and mobile["block2.expand"].params == (0.0, 6.0)
+    assert mobile["block2.project"].activation == "none"
+
+
+def test_shapes_at_known_places() -> None:
+    alexnet = {layer.name: layer.problem for layer in layers("AlexNet", batch=2)}
+    fc6 = alexnet["fc6"]
+    assert isinstance(fc6, GemmProblem)
+    assert (fc6.m, fc6.n, fc6.k, fc6.trans_b) == (2, 4096, 9216, True)
+    squeezenet = {layer.name: layer.problem for layer in layers("squeezenet")}
+    assert str(squeezenet["conv10"]) == "mb1 ic512 ih13 iw13 oc1000 kh1 kw1 bias act=relu"
+    depthwise = [layer for layer in layers("mobilenet_v2") if math.prod(layer.problem.y_shape) and "depthw" in layer.name]
+    assert sum(layer.repeats for layer in depthwise) == 17
+
+
+@pytest.mark.parametrize("network, batch", [("lenet", 1), ("alexnet", 0), ("", 1)])
+def test_what_is_not_there_is_an_error(network: str, batch: int) -> None:
+    with pytest.raises(ProblemError):
+        layers(network, batch)

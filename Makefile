@@ -39,18 +39,18 @@ $(VENV)/.ready-test: pyproject.toml | $(VENV)/.created
 	@$(PIP) --editable '.[demo,peers,test]'
 	@touch $@
 
-# Debian and Ubuntu ship Python without ensurepip: pip of the system can stand in for it.
+# Debian and Ubuntu ship Python without ensurepip; where pip of the system can stand in for it, it does.
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.10 to 3.13" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "sevenloops needs Python 3.10 to 3.13, and $(PYTHON) is $$($(PYTHON) --version)." >&2; \
-	  echo "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	  echo "sevenloops needs Python 3.10 to 3.13, and $(PYTHON) is another: make PYTHON=python3.12 names one." >&2; \
+	  exit 1; }
 	@rm -rf $(VENV)
 	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
-	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then \
-	  $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; \
-	else \
-	  echo "$(PYTHON) cannot make virtual environments with pip. On Debian and Ubuntu:" >&2; \
-	  echo "    sudo apt-get install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; \
-	fi
+	else $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; \
+	fi || { \
+	  rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make a virtual environment with pip in it. On Debian and Ubuntu this helps:" >&2; \
+	  $(PYTHON) -c 'import sys; print("    sudo apt-get install python%d.%d-venv" % sys.version_info[:2])' >&2; \
+	  exit 1; }
 	@touch $@

@@ -132,10 +132,9 @@ def test_a_worker_that_cannot_start_gives_its_last_words() -> None:
 
 @pytest.fixture
 def quick_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(machine: Machine) -> Machine:
-        return dataclasses.replace(machine, peak_gflops=100.0, peak_gflops_core=60.0, bandwidth_gbs=10.0)
-
-    monkeypatch.setattr(runner, "measure", measure)
+    machine = Machine.described(Machine.host().isa, peak_gflops=100.0, peak_gflops_core=60.0, bandwidth_gbs=10.0)
+    monkeypatch.setattr(runner, "_limits", lambda isa, threads: machine)
+    monkeypatch.setattr(runner, "measure", lambda known: dataclasses.replace(known, peak_gflops=120.0))
 
 
 QUICK: dict[str, Any] = {"rounds": 2, "slice_s": 0.0, "min_iterations": 2, "pause_s": 0.0}
@@ -147,6 +146,7 @@ def test_a_run_end_to_end() -> None:
     said: list[str] = []
     run = run_bench(as_layers(problems), Options(("numpy", "sevenloops:naive"), threads=1, **QUICK), said.append)
     gemm, conv = run.rows
+    assert (run.peak_gflops, run.bandwidth_gbs) == (120.0, 10.0)
     assert gemm.ratio is not None and gemm.ratio > 0
     assert [len(times) for times in gemm.timings["numpy"].rounds_s] == [2, 2]
     assert conv.timings["numpy"].reason == "NumPy has no convolution"
@@ -236,6 +236,16 @@ def test_the_table_shows_losses_and_reasons() -> None:
         "a processor",
     ):
         assert part in text
+
+
+def test_the_table_says_when_the_machine_was_disturbed() -> None:
+    run = a_run()
+    shaky = dataclasses.replace(run.rows[0].timings["sevenloops"], rounds_s=((1e-3,), (2e-3,)))
+    rows = (dataclasses.replace(run.rows[0], timings={**run.rows[0].timings, "sevenloops": shaky}), run.rows[1])
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(render(dataclasses.replace(run, rows=rows)))
+    assert "noisy: in 1 row(s)" in capture.get()
 
 
 def test_the_json_has_times_and_reasons() -> None:

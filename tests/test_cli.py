@@ -48,7 +48,9 @@ def test_explain_and_the_cache() -> None:
 
 
 def test_bench_prints_a_table_and_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_runner, "measure", lambda machine: Machine.described(machine.isa, peak_gflops=1.0))
+    machine = Machine.described(Machine.host().isa, peak_gflops=1.0, peak_gflops_core=1.0, bandwidth_gbs=1.0)
+    monkeypatch.setattr(bench_runner, "_limits", lambda isa, threads: machine)
+    monkeypatch.setattr(bench_runner, "measure", lambda known: known)
     output = tmp_path / "result.json"
     status, text, _ = run("bench", "gemm", "8", "5x6x7", "--against", "numpy", "--rounds", "1", "--output", str(output))
     assert status == 0 and "numpy" in text and "geometric mean" in text

@@ -117,8 +117,8 @@ def laplacian(photo: FloatArray, threads: int | None = None) -> FloatArray:
     """Second derivative of the brightness, `(height, width)`: zero is grey."""
     padded = np.pad(photo, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     second = conv2d(padded, _on_brightness([LAPLACE]), layout="NHWC", threads=threads)[0, ..., 0]
-    picture: FloatArray = 0.5 + 0.5 * second / max(float(np.abs(second).max()), 1e-6)
-    return picture
+    largest = max(float(np.abs(second).max()), 1e-6)
+    return np.asarray(0.5 + 0.5 * second / largest, np.float32)
 
 
 def blur(photo: FloatArray, sigma: float = 3.0, threads: int | None = None) -> FloatArray:

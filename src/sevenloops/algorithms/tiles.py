@@ -9,7 +9,10 @@ Geijn, Anatomy of High-Performance Matrix Multiplication, section 6.1, adapted t
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..machine import Machine
 from ..schedule import Schedule
@@ -75,26 +78,40 @@ def tap_cycles(mr: int, vectors: int) -> float:
     """Cycles of one tap in the hot loop, from the ports, plus a little for the loop itself."""
     spilled = max(0, mr - ADDRESS_REGISTERS)  # addresses that must be loaded again
     fma, loads = mr * vectors / 2, (mr + vectors + spilled) / 2
-    return max(fma, loads, FMA_LATENCY) + 0.12 * loads + 0.25
+    return max(fma, loads, FMA_LATENCY) + 0.2 * loads + 0.25
 
 
 def cost_cycles(shape: ProductShape, s: Schedule, machine: Machine) -> float:
     """Predicted cycles of the whole product on all cores."""
-    lanes = machine.lanes
-    panels = ceil_div(shape.oc, s.tile_channels)
-    panels_in_task = ceil_div(panels, s.channel_parts)
-    parts = ceil_div(panels, panels_in_task)
-    tasks = ceil_div(shape.pixels, s.task_pixels) * parts * shape.slices
-    tiles = ceil_div(s.task_pixels, s.tile_pixels)
-    hot = shape.taps * tap_cycles(s.tile_pixels, s.tile_channels // lanes)
-    weight_bytes = 4 * shape.taps * s.tile_channels
-    block_bytes = weight_bytes / s.k_blocks
+    tiling = Tiling(s.tile_pixels, s.tile_channels, s.task_pixels, s.channel_parts, s.k_blocks, s.parallel)
+    return _cost(shape, tiling, machine)
+
+
+class Tiling(NamedTuple):
+    """A candidate while it is only a row of numbers: thousands are compared for one problem."""
+
+    tile_pixels: int
+    tile_channels: int
+    task_pixels: int
+    channel_parts: int
+    k_blocks: int
+    parallel: bool
+
+
+def _cost(shape: ProductShape, t: Tiling, machine: Machine) -> float:
+    panels = ceil_div(shape.oc, t.tile_channels)
+    panels_in_task = ceil_div(panels, t.channel_parts)
+    tasks = ceil_div(shape.pixels, t.task_pixels) * t.channel_parts * shape.slices
+    tiles = ceil_div(t.task_pixels, t.tile_pixels)
+    hot = shape.taps * tap_cycles(t.tile_pixels, t.tile_channels // machine.lanes)
+    weight_bytes = 4 * shape.taps * t.tile_channels
+    block_bytes = weight_bytes / t.k_blocks
     # The panel comes from L3 once per task, and again for each tile if a block of it does not stay in L2.
-    compute = tiles * (hot + TILE_OVERHEAD * s.k_blocks)
+    compute = tiles * (hot + TILE_OVERHEAD * t.k_blocks)
     if block_bytes > machine.l1_bytes * 0.6 and tiles > 1:
         compute = max(compute, tiles * weight_bytes / L2_BYTES_PER_CYCLE)
-    staged_bytes = shape.staged_bytes_per_pixel * s.task_pixels + shape.staged_bytes_per_task
-    input_bytes = staged_bytes or 4.0 * shape.inner_taps * s.task_pixels
+    staged_bytes = shape.staged_bytes_per_pixel * t.task_pixels + shape.staged_bytes_per_task
+    input_bytes = staged_bytes or 4.0 * shape.inner_taps * t.task_pixels
     traffic = weight_bytes / L3_BYTES_PER_CYCLE
     if block_bytes > machine.l2_bytes * 0.7:
         traffic *= tiles
@@ -102,10 +119,10 @@ def cost_cycles(shape: ProductShape, s: Schedule, machine: Machine) -> float:
         traffic += input_bytes / L3_BYTES_PER_CYCLE
     panel = max(compute, traffic) + 0.25 * min(compute, traffic)
     task = panel * panels_in_task + staged_bytes / 8 + input_bytes / L3_BYTES_PER_CYCLE + 300
-    if not s.parallel:
-        return float(tasks * task)
+    if not t.parallel:
+        return tasks * task
     # Cores never run evenly: at the end one of them waits for part of a task.
-    return float((ceil_div(tasks, machine.cores) + TAIL_OF_A_TASK) * task + FORK_CYCLES)
+    return (ceil_div(tasks, machine.cores) + TAIL_OF_A_TASK) * task + FORK_CYCLES
 
 
 def _task_sizes(shape: ProductShape, mr: int, machine: Machine) -> list[int]:
@@ -125,45 +142,34 @@ def _unroll(extent: int) -> int:
     return next((u for u in (4, 3, 5, 7) if extent % u == 0), 4 if extent > 32 else 1 if extent % 2 else 2)
 
 
-def tiled_schedules(algorithm: str, shape: ProductShape, machine: Machine, limit: int = 12) -> list[Schedule]:
-    """Candidates for a product, the best first by `cost_cycles`."""
-    found: dict[Schedule, float] = {}
+def _tilings(shape: ProductShape, machine: Machine) -> Iterator[Tiling]:
     for mr, nr in register_tiles(machine, shape.oc, shape.pixels):
         panels = ceil_div(shape.oc, nr)
+        partial = shape.oc % nr != 0
+        divisors = {1, panels} if partial else {d for d in (1, 2, 3, 4, 6, 8, panels) if panels % d == 0}
         for task in _task_sizes(shape, mr, machine):
-            if task < mr:
-                continue
-            for parts in (d for d in {1, 2, 3, 4, 6, 8, panels} if d == 1 or panels % d == 0):
-                if shape.oc % nr and parts not in (1, panels):
-                    continue
+            for parts in sorted(divisors):
                 for blocks in (1, 2, 4, 8):
-                    if shape.inner_taps % blocks or (blocks > 1 and (task % mr or shape.inner_taps // blocks < 32)):
-                        continue
-                    for parallel in (True, False) if machine.cores > 1 else (False,):
-                        s = Schedule(
-                            algorithm,
-                            tile_pixels=mr,
-                            tile_channels=nr,
-                            task_pixels=task,
-                            channel_parts=parts,
-                            k_blocks=blocks,
-                            unroll=_unroll(shape.inner_taps // blocks),
-                            parallel=parallel,
-                        )
-                        found[s] = cost_cycles(shape, s, machine)
-    ranked = sorted(found, key=lambda s: (found[s], repr(s)))
-    return _diverse(ranked, limit)
+                    even = shape.inner_taps % blocks == 0 and task % mr == 0 and shape.inner_taps >= 32 * blocks
+                    if blocks == 1 or even:
+                        yield Tiling(mr, nr, task, parts, blocks, False)
+                        if machine.cores > 1:
+                            yield Tiling(mr, nr, task, parts, blocks, True)
 
 
-def _diverse(ranked: list[Schedule], limit: int) -> list[Schedule]:
-    """At most three candidates of each register tile, so that a search sees different tiles."""
+def tiled_schedules(algorithm: str, shape: ProductShape, machine: Machine, limit: int = 12) -> list[Schedule]:
+    """Candidates for a product, the best first by `cost_cycles`, at most three of each register tile."""
+    ranked = sorted((_cost(shape, tiling, machine), tiling) for tiling in _tilings(shape, machine))
     kept: list[Schedule] = []
-    seen: dict[tuple[int, int, int], int] = {}
-    for s in ranked:
-        tile = (s.tile_pixels, s.tile_channels, s.k_blocks)
-        if seen.get(tile, 0) < 3 and len(kept) < limit:
-            seen[tile] = seen.get(tile, 0) + 1
-            kept.append(s)
+    seen: Counter[tuple[int, int, int]] = Counter()
+    for _, tiling in ranked:
+        tile = (tiling.tile_pixels, tiling.tile_channels, tiling.k_blocks)
+        seen[tile] += 1
+        if seen[tile] <= 3:
+            unroll = _unroll(shape.inner_taps // tiling.k_blocks)
+            kept.append(Schedule(algorithm, unroll=unroll, **tiling._asdict()))
+        if len(kept) == limit:
+            break
     return kept
 
 

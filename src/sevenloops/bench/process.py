@@ -74,7 +74,8 @@ class EngineProcess:
 
     def _start(self) -> subprocess.Popen[str]:
         source = str(Path(__file__).parents[2])  # where this very package lies, installed or not
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+        paths = [source, os.environ.get("PYTHONPATH")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
             environment[name] = str(self.threads)
         return subprocess.Popen(

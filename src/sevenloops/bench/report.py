@@ -19,6 +19,9 @@ from .results import OWN, BenchRun, Row, Timing, geometric_mean
 
 __all__ = ["render", "summary", "to_json", "write_atomically"]
 
+#: slowest over fastest round from which on a row says more about the machine's other work than about the engines
+NOISY = 1.3
+
 
 def summary(run: BenchRun) -> dict[str, Any]:
     """The figures over all rows: ratios are the fastest peer's time over ours."""
@@ -156,11 +159,18 @@ def _footer(run: BenchRun) -> list[Text]:
     if len(run.rows) > 1 and totals:
         lines.append("all layers with their repeats: " + ", ".join(totals))
     lines.append(
-        f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads; in this run its peak is "
+        f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads; its peak is "
         f"{run.peak_gflops:.0f} GFLOP/s, and it reads {run.bandwidth_gbs:.0f} GB/s; {environment['date']}"
     )
     lines.append("versions: " + ", ".join(f"{name} {text}" for name, text in environment["engines"].items()))
+    noisy = sum(_is_noisy(row) for row in run.rows)
+    if noisy:
+        lines.append(f"noisy: in {noisy} row(s) a round of ours or of the fastest peer was {NOISY}x slower than another")
     return [Text(line) for line in lines + _reasons(run)]
+
+
+def _is_noisy(row: Row) -> bool:
+    return any(timing.spread > NOISY for timing in (row.timed(OWN), row.fastest_peer) if timing)
 
 
 def _reasons(run: BenchRun) -> list[str]:

@@ -87,6 +87,6 @@ def _compiled(problem: Problem, schedule: Schedule, machine: Machine, threads: i
     kernel = _kernels.get(key)
     if kernel is None:
         image = kernel_image(problem, schedule, machine, time_limit_s)
-        kernel = Kernel(problem, schedule, machine, threads, image, load(image, machine, threads), why)
+        kernel = Kernel(problem, schedule, machine, threads, image, load(image, threads), why)
         kernel = _kernels.setdefault(key, kernel)
     return kernel

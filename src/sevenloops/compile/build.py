@@ -1,9 +1,9 @@
 """Build one kernel: a scheduled pipeline becomes object code. Runs in a worker process (see `workers`).
 
-Three objects make a kernel: the pipeline, the pipeline that packs its weights (both from Halide), and two trampolines
-(from LLVM IR), `name_run(ptr, ptr, ...)` and `name_pack(w, packed)`, which take bare addresses and lay out the
-`halide_buffer_t` structs on their own stack. So a call from Python passes a few integers, allocates nothing, and any
-number of threads may be inside the same kernel.
+Three objects make a kernel: the pipeline, the pipeline that packs its weights (both from Halide), and one from LLVM IR
+with its parallel loop and two trampolines, `name_run(ptr, ptr, ...)` and `name_pack(w, packed)`, which take bare
+addresses and lay out the `halide_buffer_t` structs on their own stack. So a call from Python passes a few integers,
+allocates nothing, and any number of threads may be inside the same kernel.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ..errors import CompileError
 from ..machine import Machine
 from ..problem import Problem
 from ..schedule import Schedule
+from .halide_pool import halide_par_for_ir
+from .pool import POOL_IR, par_for_ir, runs_on
 
 __all__ = ["KernelImage", "build_image", "build_runtime", "lowered_text"]
 
@@ -116,17 +118,25 @@ def lowered_text(problem: Problem, schedule: Schedule, machine: Machine) -> dict
         return {"assembly": Path(assembly).read_text(), "loops": Path(loops).read_text()}
 
 
-def build_runtime(machine: Machine) -> bytes:
-    """Halide's runtime for a machine as one object: thread pool, allocator, error reporting."""
+def build_runtime(machine: Machine) -> list[bytes]:
+    """What the kernels of a process share, as objects: Halide's runtime, our thread pool, a quiet error handler."""
     import halide as hl
 
     with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
         path = os.path.join(folder, "runtime.o")
         hl.compile_standalone_runtime(path, _target(machine, runtime=True))
-        return Path(path).read_bytes()
+        support = QUIET_IR + (POOL_IR if runs_on(machine.os) else "")
+        return [Path(path).read_bytes(), _assemble(support, machine)]
 
 
 # ---------------------------------------------------------------------------------------------- trampolines
+
+#: Halide's own handler prints and aborts the process; errors come back as codes instead.
+QUIET_IR = """
+define void @sevenloops_quiet(ptr %context, ptr %message) {
+  ret void
+}
+"""
 
 TRIPLES = {
     ("x86-64", "linux"): "x86_64-unknown-linux-gnu",
@@ -144,17 +154,22 @@ _STRUCTS = """
 
 def _trampolines(name: str, d: Definition, machine: Machine, dtype: str) -> bytes:
     """LLVM IR that turns addresses into `halide_buffer_t` (HalideRuntime.h) and calls the two pipelines."""
-    import llvmlite.binding as llvm
-
     bits = {"float32": 32, "float64": 64}[dtype]
-    ir = [_STRUCTS]
+    ir = [_STRUCTS, par_for_ir(name) if runs_on(machine.os) else halide_par_for_ir(name)]
     ir += _trampoline(name, f"{name}_run", d.buffers, bits)
     ir += _trampoline(f"{name}_pk", f"{name}_pack", d.pack_buffers, bits)
+    return _assemble("\n".join(ir), machine)
+
+
+def _assemble(ir: str, machine: Machine) -> bytes:
+    """LLVM IR as an object file."""
+    import llvmlite.binding as llvm
+
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    module = llvm.parse_assembly("\n".join(ir))
     target = llvm.Target.from_triple(TRIPLES[machine.arch, machine.os])
-    return bytes(target.create_target_machine(reloc="pic", codemodel="default").emit_object(module))
+    target_machine = target.create_target_machine(opt=2, reloc="pic", codemodel="default")
+    return bytes(target_machine.emit_object(llvm.parse_assembly(ir)))
 
 
 def _trampoline(callee: str, name: str, buffers: list[Buffer], bits: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Parallel loops on Halide's own pool, for systems where `pool` cannot run.
 
-A kernel's `halide_do_par_for` starts at most `threads` loops on the pool, which draw task numbers from one counter.
+A kernel's `halide_do_par_for` starts at most `NAME_threads` loops on the pool, which draw task numbers from one counter.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ __all__ = ["halide_par_for_ir"]
 
 #: Calls of the loop body are `int f(void *context, int index, uint8_t *closure)`; see HalideRuntime.h, halide_do_par_for.
 _PAR_FOR = """
+@{name}_threads = global i32 1
 %state = type {{ ptr, ptr, i32, i32 }}
 declare i32 @halide_default_do_par_for(ptr, ptr, i32, i32, ptr)
 
@@ -48,8 +49,9 @@ entry:
   store ptr %closure, ptr %closure.p
   store i32 %end, ptr %end.p
   store i32 %min, ptr %next.p
-  %few = icmp slt i32 %size, {threads}
-  %loops = select i1 %few, i32 %size, i32 {threads}
+  %threads = load i32, ptr @{name}_threads
+  %few = icmp slt i32 %size, %threads
+  %loops = select i1 %few, i32 %size, i32 %threads
   %one = icmp slt i32 %loops, 2
   br i1 %one, label %serial, label %pool
 serial:
@@ -62,6 +64,6 @@ pool:
 """
 
 
-def halide_par_for_ir(threads: int) -> str:
-    """A kernel's own `halide_do_par_for`, with at most `threads` threads."""
-    return _PAR_FOR.format(threads=threads)
+def halide_par_for_ir(name: str) -> str:
+    """A kernel's own `halide_do_par_for`, with at most `{name}_threads` threads."""
+    return _PAR_FOR.format(name=name)

@@ -13,7 +13,7 @@ The code is LLVM IR because it must run without Python and there is no C compile
   have left; only then may the job's fields change.
 * `generation` changes with every loop. Idle workers watch it, and sleep on it as a futex.
 
-Only Linux has futexes; elsewhere Halide's own pool runs the loops (`runtime` chooses).
+Only Linux has futexes; elsewhere Halide's own pool runs the loops (`runs_on`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ import atexit
 import ctypes
 import os
 import platform
-import sys
 import threading
 from typing import Any
 
-__all__ = ["POOL_IR", "PoolThreads", "par_for_ir", "pool_ir_supported"]
+__all__ = ["POOL_IR", "PoolThreads", "par_for_ir", "runs_on"]
 
 SPINS = 20_000  # of one `pause` each, about 50 ns: one millisecond
 CLOSED = 1 << 30
@@ -34,9 +33,9 @@ FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE = 128, 129
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
 
 
-def pool_ir_supported() -> bool:
-    """Whether this system has what the pool needs."""
-    return sys.platform == "linux" and platform.machine() in SYS_FUTEX
+def runs_on(os_name: str) -> bool:
+    """Whether a system ("linux", "osx", "windows") has what the pool needs."""
+    return os_name == "linux"
 
 
 def _pool_ir() -> str:
@@ -197,12 +196,14 @@ declare i32 @llvm.smin.i32(i32, i32)
 POOL_IR = _pool_ir()
 
 
-def par_for_ir(threads: int) -> str:
-    """A kernel's own `halide_do_par_for` (HalideRuntime.h): the pool, with at most `threads` threads."""
+def par_for_ir(name: str) -> str:
+    """A kernel's own `halide_do_par_for` (HalideRuntime.h): the pool, with at most `{name}_threads` threads."""
     return f"""
+@{name}_threads = global i32 1
 declare i32 @sevenloops_par_for(ptr, ptr, i32, i32, ptr, i32)
 define i32 @halide_do_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr %closure) {{
-  %r = call i32 @sevenloops_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr %closure, i32 {threads})
+  %threads = load i32, ptr @{name}_threads
+  %r = call i32 @sevenloops_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr %closure, i32 %threads)
   ret i32 %r
 }}
 """

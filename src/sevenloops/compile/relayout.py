@@ -28,7 +28,7 @@ def _transpose(x: Array, out: Array, batch: int, rows: int, cols: int, threads: 
     if kernel is None:
         machine = Machine.host()
         image = kernel_image(problem, TRANSPOSE.schedules(problem, machine)[0], machine, TIME_LIMIT_S)  # type: ignore[arg-type]
-        kernel = _loaded.setdefault((problem, threads), load(image, machine, threads))
+        kernel = _loaded.setdefault((problem, threads), load(image, threads))
     if kernel.run(address(x), address(out)):
         raise KernelError(f"{problem} failed (out of memory?)")
 

@@ -14,7 +14,7 @@ from . import cache
 from .build import LLVM_ARGS, KernelImage, build_image, build_runtime
 from .workers import run_job
 
-__all__ = ["image_key", "kernel_image", "runtime_object"]
+__all__ = ["image_key", "kernel_image", "runtime_objects"]
 
 
 @functools.lru_cache(maxsize=1)
@@ -50,12 +50,12 @@ def kernel_image(problem: Problem, schedule: Schedule, machine: Machine, time_li
     return image
 
 
-def runtime_object(machine: Machine) -> bytes:
-    """Halide's runtime for a machine."""
+def runtime_objects(machine: Machine) -> list[bytes]:
+    """What the kernels of a process share (see `build_runtime`)."""
     key = hashlib.sha256(f"runtime {machine.key} {build_digest()}".encode()).hexdigest()[:40]
     found = cache.read(key)
     if found:
-        return found[1]
-    data: bytes = run_job(build_runtime, machine)
-    cache.write(key, "{}", data, problem="(Halide's runtime)", algorithm="runtime")
-    return data
+        return KernelImage.from_parts(*found).objects
+    image = KernelImage("runtime", [], [], run_job(build_runtime, machine))
+    cache.write(key, image.header(), b"".join(image.objects), problem="(what kernels share)", algorithm="runtime")
+    return image.objects

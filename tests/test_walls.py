@@ -1,0 +1,161 @@
+"""The walls between the rooms, held by walking the imports of every file: they run downwards only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "sevenloops"
+MAX_LINES = 400
+
+#: The rooms from the bottom up, each with its modules: a module imports from its own room and from those above it in
+#: this list. The first are the values; the package's `__init__` ("sevenloops") shows what users see; nobody imports cli.
+ROOMS = {
+    "values": "errors epilogue problem schedule machine machine_detect machine_measure paths reference",
+    "tools": "arrays weights",
+    "algorithms": "algorithms",
+    "layers": "layers",
+    "compile": "compile",
+    "functional": "functional",
+    "front": "sevenloops",
+    "bench": "bench",
+    "demo": "demo",
+    "cli": "cli __main__",
+}
+RANKS = {module: rank for rank, modules in enumerate(ROOMS.values()) for module in modules.split()}
+ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules.split()}
+
+#: Packages of others, and the rooms that may import them.
+OTHERS = {
+    "numpy": set(ROOMS),
+    "halide": {"algorithms", "layers", "compile"},
+    "llvmlite": {"values", "compile"},
+    "onnx": {"bench"},
+    "onnxruntime": {"bench"},
+    "openvino": {"bench"},
+    "torch": {"bench"},
+    "PIL": {"demo"},
+    "skimage": {"demo"},
+    "rich": {"bench", "cli"},
+    "typer": {"cli"},
+}
+#: Imported inside functions only: `import sevenloops` must stay quick, and the values must not need LLVM.
+LAZY_IN_VALUES = {"llvmlite"}
+NOT_LOADED_BY_IMPORT = ["halide", "llvmlite", "rich", "typer", "torch", "onnx", "onnxruntime", "openvino", "PIL"]
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> tuple[str, ...]:
+    """`("sevenloops", "compile", "kernel")`; a package counts as its `__init__`."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def room_key(module: tuple[str, ...]) -> str:
+    """What `ROOMS` lists: the first name below the package, or the package itself."""
+    return module[1] if len(module) > 1 else module[0]
+
+
+def imports(path: Path) -> Iterator[tuple[tuple[str, ...], ast.stmt, bool]]:
+    """Every module that a file imports, in full, with the statement and whether it stands inside a function."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(node) for function in ast.walk(tree) if is_function(function) for node in ast.walk(function)}
+    folder = path.relative_to(PACKAGE.parent).parts[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = folder[: len(folder) - node.level + 1] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            # `from . import store` names a module, `from .store import load` what is in it.
+            names = [(*base, alias.name) if base == ("sevenloops",) else base for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, node, id(node) in inside
+
+
+def is_function(node: ast.AST) -> bool:
+    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+
+
+def is_module(name: tuple[str, ...]) -> bool:
+    path = PACKAGE.parent.joinpath(*name)
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def complaints(path: Path) -> list[str]:
+    """What is wrong with the imports of a file."""
+    room = ROOM_OF[room_key(module_of(path))]
+    found = []
+    for name, node, lazy in imports(path):
+        where = f"{path.relative_to(ROOT)}:{node.lineno}: {room} imports {'.'.join(name)}"
+        if name[0] == "sevenloops":
+            target = room_key(name if is_module(name) else name[:1])
+            if RANKS[target] > RANKS[room_key(module_of(path))]:
+                found.append(f"{where}, which stands above it")
+        elif name[0] not in sys.stdlib_module_names:
+            if room not in OTHERS.get(name[0], set()):
+                found.append(f"{where}, which only {sorted(OTHERS.get(name[0], set()))} may")
+            elif room == "values" and name[0] in LAZY_IN_VALUES and not lazy:
+                found.append(f"{where} outside of a function")
+    return found
+
+
+def test_every_module_has_a_room() -> None:
+    assert FILES
+    assert {room_key(module_of(path)) for path in FILES} <= set(ROOM_OF), "give the new module a room in ROOMS"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_downwards(path: Path) -> None:
+    assert not complaints(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("problem.py", "import halide as hl", "values imports halide"),
+        ("problem.py", "from .compile import compile", "values imports sevenloops.compile"),
+        ("problem.py", "def f():\n    from sevenloops.cli.main import main", "values imports sevenloops.cli.main"),
+        ("problem.py", "import sevenloops", "values imports sevenloops,"),
+        ("problem.py", "import scipy", "values imports scipy"),
+        ("machine.py", "from llvmlite import binding", "outside of a function"),
+        ("machine.py", "def f():\n    import torch", "values imports torch"),
+        ("algorithms/direct.py", "from .. import compile", "algorithms imports sevenloops.compile"),
+        ("algorithms/direct.py", "from ..compile.kernel import Kernel", "algorithms imports sevenloops.compile.kernel"),
+        ("bench/runner.py", "import halide", "bench imports halide"),
+        ("bench/runner.py", "from ..cli import main", "bench imports sevenloops.cli"),
+        ("__init__.py", "from .cli import main", "front imports sevenloops.cli"),
+    ],
+)
+def test_the_walk_finds_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, complaint: str) -> None:
+    """Each forbidden import is found when it is written into a file of that name."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "sevenloops")
+    for module in RANKS:
+        (tmp_path / "sevenloops" / module).mkdir(parents=True, exist_ok=True)
+    path = tmp_path / "sevenloops" / name
+    path.write_text(text, encoding="utf-8")
+    (found,) = complaints(path)
+    assert complaint in found
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import sys, sevenloops; print([name for name in {NOT_LOADED_BY_IMPORT} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_file_is_long(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES

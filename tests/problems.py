@@ -6,7 +6,8 @@ its group says which. Add a row and every algorithm is tested on it.
 
 from __future__ import annotations
 
-from sevenloops.problem import ConvProblem, GemmProblem, Problem, parse_problem
+from sevenloops.descriptor import parse_problem
+from sevenloops.problem import ConvProblem, GemmProblem, Problem
 
 #: Primes, ones, tails: no size is a multiple of a vector or of a register tile; images smaller than a tile.
 ODD = [

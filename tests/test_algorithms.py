@@ -8,10 +8,12 @@ import pytest
 import sevenloops
 from kernels import MACHINES, check, run
 from operands import Operands
-from problems import ALL
+from problems import ALL, gemm
 from sevenloops.algorithms import ALGORITHMS
+from sevenloops.descriptor import parse_problem
 from sevenloops.errors import Unsupported
-from sevenloops.problem import Problem, parse_problem
+from sevenloops.problem import Problem
+from sevenloops.reference import reference_gemm
 
 #: Candidates tried of those that an algorithm lists, the best first.
 SCHEDULES_TRIED = 2
@@ -94,6 +96,24 @@ def test_bit_identical_for_every_thread_count_and_run(name: str) -> None:
     kernels = [sevenloops.compile(problem, algorithm=name, threads=threads) for threads in (1, 2, None, 1)]
     results = [run(kernel, operands).tobytes() for kernel in kernels for _ in range(3)]
     assert len(set(results)) == 1
+
+
+#: Sums that an activation must survive: where exp overflows or underflows, and the ends of float32.
+SUMS = [0, 1e-38, 1, 3, 6, 20, 87, 88.8, 90, 104, 1e3, 1e9, 3e9, 1e30, 3.4e38]
+
+
+@pytest.mark.parametrize("isa", MACHINES)
+@pytest.mark.parametrize("words", ["relu", "clip:-2.0:6.0", "leaky_relu:0.01", "hard_swish", "sigmoid", "silu"])
+def test_activations_of_extreme_sums(words: str, isa: str) -> None:
+    """A matrix product with one term passes each number of `SUMS`, its opposite, and NaN to the activation."""
+    sums = np.array([*SUMS, *(-v for v in SUMS), np.nan], np.float32)
+    problem = gemm(f"gemm m{len(sums)} n17 k1 act={words}")
+    a, b = sums[:, None].copy(), np.ones((1, 17), np.float32)
+    for name in ("naive", "gemm"):
+        kernel = sevenloops.compile(problem, algorithm=name, machine=MACHINES[isa])
+        result = kernel(a, kernel.pack(b))
+        # The smallest numbers may be flushed to zero.
+        np.testing.assert_allclose(result, reference_gemm(problem, a, b), rtol=1e-6, atol=2e-36)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -20,8 +20,8 @@ from sevenloops.bench.process import EngineProcess, WorkerError
 from sevenloops.bench.report import render, summary, to_json, write_atomically
 from sevenloops.bench.results import BenchRun, Row, Timing, geometric_mean
 from sevenloops.bench.runner import BenchError, Options, as_layers, run_bench
+from sevenloops.descriptor import parse_problem
 from sevenloops.machine import Machine
-from sevenloops.problem import parse_problem
 
 PROBLEMS = [
     "mb2 g4 ic8 ih9 iw7 oc12 kh3 kw2 sh2 pt1 pr2 bias act=clip:0.0:6.0 res=after",

@@ -20,9 +20,10 @@ from sevenloops.algorithms import ALGORITHMS
 from sevenloops.compile import cache, store
 from sevenloops.compile.build import KernelImage, build_image
 from sevenloops.compile.workers import run_job
+from sevenloops.descriptor import parse_problem
 from sevenloops.errors import CacheWarning, CompileError, CompileTimeout, ProblemError, ScheduleError, Unsupported
 from sevenloops.machine import Machine, MachineError
-from sevenloops.problem import ConvProblem, parse_problem
+from sevenloops.problem import ConvProblem
 from sevenloops.schedule import Schedule
 
 

@@ -7,8 +7,9 @@ import math
 import pytest
 
 from sevenloops.bench.networks import NETWORKS, layers
+from sevenloops.descriptor import parse_problem
 from sevenloops.errors import ProblemError
-from sevenloops.problem import ConvProblem, GemmProblem, Problem, parse_problem
+from sevenloops.problem import ConvProblem, GemmProblem, Problem
 
 # Multiply-accumulates and parameters as torchvision's models have them (GoogLeNet: the paper's network as BVLC trained
 # it, 6,998,552 parameters). With batch normalisation every convolution has two parameters a channel, folded it has one.

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from problems import ALL, CONV, conv, gemm
+from sevenloops.descriptor import parse_problem
 from sevenloops.epilogue import ACTIVATIONS, Epilogue
 from sevenloops.errors import DtypeError, ProblemError, SevenLoopsError
-from sevenloops.problem import ConvProblem, GemmProblem, parse_problem
+from sevenloops.problem import ConvProblem, GemmProblem
 from strategies import conv_problems, gemm_problems
 
 CONV_ARGS: dict[str, Any] = {"batch": 1, "in_channels": 6, "in_size": (9, 8), "out_channels": 4, "kernel": 3}

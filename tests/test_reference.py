@@ -10,9 +10,10 @@ import pytest
 
 from operands import Operands
 from problems import ALL, CONV, GEMM, conv, exact_on_integers, gemm
+from sevenloops.descriptor import parse_problem
 from sevenloops.epilogue import Epilogue
 from sevenloops.errors import ArrayError
-from sevenloops.problem import ConvProblem, parse_problem
+from sevenloops.problem import ConvProblem
 from sevenloops.reference import reference_conv, reference_gemm
 
 

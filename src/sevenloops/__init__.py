@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .compile import Kernel, Packed, compile
+from .descriptor import parse_problem
 from .epilogue import Epilogue
 from .errors import SevenLoopsError
 from .functional import conv1d, conv2d, conv3d, depthwise_conv2d, linear, matmul
 from .machine import Machine
-from .problem import ConvProblem, GemmProblem, parse_problem
+from .problem import ConvProblem, GemmProblem
 from .schedule import Schedule
 
 __all__ = [

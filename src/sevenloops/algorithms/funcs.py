@@ -95,6 +95,15 @@ def _is_nan(v: Any) -> Any:
     return magnitude > hl.cast(word, exponent)
 
 
+def _sigmoid(v: Any) -> Any:
+    """`1 / (1 + exp(-v))` by `exp(-|v|)`: Halide's exp is wrong where the result would overflow or underflow."""
+    num = lambda value: hl.cast(v.type(), value)  # noqa: E731
+    lowest = {32: 87.0, 64: 708.0}[v.type().bits()]  # exp(-lowest) is the last normal number but a few
+    t = hl.exp(-hl.min(hl.abs(v), num(lowest)))
+    gate = hl.select(v < num(0), t, num(1)) / (num(1) + t)
+    return hl.select(v < num(-lowest), num(0), gate)
+
+
 def activation(epilogue: Epilogue, v: Any) -> Any:
     """The activation of a value. Comparisons are written so that NaN takes the branch that returns `v` itself."""
     t = v.type()
@@ -112,12 +121,9 @@ def activation(epilogue: Epilogue, v: Any) -> Any:
         gate = v * num(1 / 6) + num(0.5)
         gate = strict(hl.select(gate < num(0), num(0), gate))
         return v * strict(hl.select(gate > num(1), num(1), gate))
-    if name == "sigmoid":
-        # Halide's exp clamps its argument, and that loses NaN.
-        gate = num(1) / (num(1) + hl.exp(-v))
-        return hl.select(_is_nan(v), v, gate)
-    if name == "silu":
-        return v / (num(1) + hl.exp(-v))
+    if name in ("sigmoid", "silu"):
+        gate = _sigmoid(v)
+        return v * gate if name == "silu" else hl.select(_is_nan(v), v, gate)
     return v
 
 

@@ -23,8 +23,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from ..descriptor import parse_problem
 from ..errors import SevenLoopsError, Unsupported
-from ..problem import parse_problem
 from .engines import ENGINES, Engine, Prepared, Settings
 from .inputs import make_inputs
 

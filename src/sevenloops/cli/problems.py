@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from ..descriptor import parse_problem
 from ..errors import ProblemError
-from ..problem import ConvProblem, GemmProblem, Problem, parse_problem
+from ..problem import ConvProblem, GemmProblem, Problem
 
 __all__ = ["conv_problems", "gemm_problems", "one_problem"]
 

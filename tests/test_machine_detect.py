@@ -180,9 +180,10 @@ def test_affinity_and_hyperthreads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for cpu in range(8):  # four cores of two threads: 0 and 4, 1 and 5, ...
         files = {f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list": f"{cpu % 4},{cpu % 4 + 4}"}
         write(tmp_path, files)
-    for cpus, cores in ((set(range(8)), 4), ({0, 4}, 1), ({0, 1, 6}, 3), ({7}, 1)):
+    for cpus, first in ((set(range(8)), [0, 1, 2, 3]), ({0, 4}, [0]), ({0, 1, 5, 6}, [0, 1, 6]), ({7}, [7])):
         affinity(monkeypatch, cpus)
-        assert machine_detect.allowed_cores(tmp_path) == cores
+        assert machine_detect.core_cpus(tmp_path) == first
+        assert machine_detect.allowed_cores(tmp_path) == len(first)
         assert machine_detect.allowed_cpus(tmp_path) == len(cpus)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["HostFacts", "allowed_cores", "allowed_cpus", "detect"]
+__all__ = ["HostFacts", "allowed_cores", "allowed_cpus", "core_cpus", "detect"]
 
 ROOT = Path("/")
 #: Where caches are not told: the smallest of current desktop and server cores (Skylake: 32 KB, 256 KB, 8 MB).
@@ -74,7 +74,15 @@ def allowed_cores(root: Path = ROOT) -> int:
     As `allowed_cpus`, but hyperthreads of one core count once: they share its vector units, so a second thread there
     adds no arithmetic and halves the cache of the first.
     """
-    return _within_quota(len({_siblings(root, cpu) for cpu in _affinity()}), root)
+    return _within_quota(len(core_cpus(root)), root)
+
+
+def core_cpus(root: Path = ROOT) -> list[int]:
+    """The first allowed logical processor of every physical core in the affinity mask."""
+    first: dict[str, int] = {}
+    for cpu in sorted(_affinity()):
+        first.setdefault(_siblings(root, cpu), cpu)
+    return sorted(first.values())
 
 
 def _affinity() -> AbstractSet[int]:

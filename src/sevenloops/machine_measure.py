@@ -3,9 +3,11 @@
 Two loops, written as LLVM IR and compiled in the process by llvmlite (no compiler needed, and no Halide: the yardstick
 should not be made by what it measures). Python threads call them through ctypes, which releases the GIL.
 
-Each figure is the *best* of many runs of some 10 ms, spread over about a second. A limit of the hardware is a limit:
+Each figure is the *best* of many runs of some 2 ms, spread over about a second. A limit of the hardware is a limit:
 other work on the machine, a clock that is still rising or a late thread can only make a run slower, never faster, so
-the best run is the one nearest to the limit, while a mean would measure the neighbours too.
+the best run is the one nearest to the limit, while a mean would measure the neighbours too. Runs are shorter than the
+time slice of a busy neighbour, and every thread stays on a core of its own where the system allows it: left alone, it
+often puts two short-lived threads on one core.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import CacheWarning
+from .machine_detect import core_cpus
 from .paths import cache_dir
 
 if TYPE_CHECKING:
@@ -36,9 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["bandwidth_ir", "emit_assembly", "measure", "peak_ir", "store", "stored_path", "with_stored"]
 
 FIGURE_S = 0.9  # time spent on one figure
-RUN_S = 0.008  # a run is at least this long: thousands of times what it costs to start the threads together
+RUN_S = 0.002  # a run of the peak loop is at least this long; threads start within some 0.02 ms of each other
 UNROLL = 4  # steps of every chain in one round of the peak loop
 STREAMS = 8  # places that the bandwidth loop reads from at once
+PARTS = 4  # runs that the bandwidth loop takes to read all of its memory
 STREAM_VECTORS = 2  # vectors that it reads from each of them in one round
 SPEEDS = ("peak_gflops_core", "peak_gflops", "bandwidth_gbs")
 FORMAT = 1
@@ -178,7 +182,7 @@ def _peak_gflops(machine: Machine, threads: int) -> float:
         begin = time.perf_counter()
         loop.run(data[0].ctypes.data, rounds)
         took_s = time.perf_counter() - begin
-    best_s = _best_seconds(threads, lambda thread: loop.run(data[thread].ctypes.data, rounds))
+    best_s = _best_seconds(threads, lambda thread, _: loop.run(data[thread].ctypes.data, rounds))
     return 2.0 * machine.lanes * n * UNROLL * rounds * threads / best_s / 1e9
 
 
@@ -187,14 +191,18 @@ def _bandwidth_gbs(machine: Machine) -> float:
     threads = machine.cores
     round_bytes = 4 * machine.lanes * STREAM_VECTORS * STREAMS
     # An odd number: streams a power of two apart would all want the same few lines of the first cache.
-    rounds = _stream_bytes(machine) // threads // round_bytes | 1
-    data = [_aligned(rounds * round_bytes // 4) for _ in range(threads)]
+    rounds = _stream_bytes(machine) // threads // PARTS // round_bytes | 1
+    data = [_aligned(PARTS * rounds * round_bytes // 4).reshape(PARTS, -1) for _ in range(threads)]
     # Written before they are read: pages never written are all the same page of zeros, and that stays in the cache.
     # By threads, since memory lies at the socket that wrote it first.
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: part.fill(1.0), data))
+        list(pool.map(lambda array: array.fill(1.0), data))
     out = [np.empty(machine.lanes, np.float32) for _ in range(threads)]
-    best_s = _best_seconds(threads, lambda i: loop.run(data[i].ctypes.data, rounds, out[i].ctypes.data))
+
+    def read(thread: int, turn: int) -> None:
+        loop.run(data[thread][turn % PARTS].ctypes.data, rounds, out[thread].ctypes.data)
+
+    best_s = _best_seconds(threads, read)
     return rounds * round_bytes * threads / best_s / 1e9
 
 
@@ -213,21 +221,28 @@ def _aligned(size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return raw[first : first + size]
 
 
-def _best_seconds(threads: int, call: Callable[[int], None]) -> float:
-    """Shortest time in which `threads` threads, started together, all finish `call(thread)`; FIGURE_S of trying."""
+def _best_seconds(threads: int, call: Callable[[int, int], None]) -> float:
+    """Shortest time in which `threads` threads, started together, all finish `call(thread, turn)`; FIGURE_S of trying."""
     barrier = threading.Barrier(threads, timeout=10)  # an error, not a standstill, if a thread cannot be started
+    cpus = core_cpus()
+    # Where there are more cores than threads (a quota), the system knows better than we do which of them are free.
+    pin = len(cpus) == threads and hasattr(os, "sched_setaffinity")
 
-    def one(thread: int) -> tuple[float, float]:
+    def one(thread: int, turn: int) -> tuple[float, float]:
+        if pin:
+            with suppress(OSError):
+                os.sched_setaffinity(0, {cpus[thread]})  # of this thread only, and it ends with its pool
         barrier.wait()
         start = time.perf_counter()
-        call(thread)
+        call(thread, turn)
         return start, time.perf_counter()
 
-    best_s, until = float("inf"), time.perf_counter() + FIGURE_S
+    best_s, turn, until = float("inf"), 0, time.perf_counter() + FIGURE_S
     with ThreadPoolExecutor(threads) as pool:
-        while best_s == float("inf") or time.perf_counter() < until:
-            spans = list(pool.map(one, range(threads)))
+        while turn == 0 or time.perf_counter() < until:
+            spans = list(pool.map(one, range(threads), [turn] * threads))
             best_s = min(best_s, max(end for _, end in spans) - min(start for start, _ in spans))
+            turn += 1
     return best_s
 
 

@@ -223,3 +223,10 @@ def test_kinds() -> None:
 def test_with_epilogue() -> None:
     problem = conv("ic3 iw8 oc4 kw3")
     assert str(problem.with_epilogue(Epilogue(bias=True))) == "mb1 ic3 iw8 oc4 kw3 bias"
+
+
+def test_factors_must_be_numbers() -> None:
+    with pytest.raises(ProblemError, match="alpha must be a number"):
+        GemmProblem(1, 1, 1, alpha="x")  # type: ignore[arg-type]
+    with pytest.raises(ProblemError, match="must be a number"):
+        Epilogue(activation="clip", params=(None, 1))  # type: ignore[arg-type]

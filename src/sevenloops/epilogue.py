@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import ProblemError
 
@@ -24,6 +25,14 @@ ACTIVATIONS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
 ALIASES = {"relu6": ("clip", (0.0, 6.0)), "swish": ("silu", ()), "identity": ("none", ())}
 
 
+def as_number(name: str, value: Any) -> float:
+    """A float, or a `ProblemError` that names what was not one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ProblemError(f"{name} must be a number, got {value!r}") from None
+
+
 @dataclass(frozen=True)
 class Epilogue:
     """Bias, activation and residual add, in that order; `residual="after"` adds behind the activation.
@@ -39,7 +48,7 @@ class Epilogue:
     residual: str | None = None
 
     def __post_init__(self) -> None:
-        name, params = self.activation, tuple(float(p) for p in self.params)
+        name, params = self.activation, tuple(as_number("a parameter of an activation", p) for p in self.params)
         if name in ALIASES:
             name, params = ALIASES[name][0], params or ALIASES[name][1]
         if name not in ACTIVATIONS:

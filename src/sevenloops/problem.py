@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Union
 
-from .epilogue import Epilogue
+from .epilogue import Epilogue, as_number
 from .errors import DtypeError, ProblemError
 
 __all__ = ["ConvProblem", "GemmProblem", "Problem"]
@@ -274,7 +274,7 @@ class GemmProblem:
         for name in ("m", "n", "k"):
             object.__setattr__(self, name, _as_int(name, getattr(self, name), 1))
         for name in ("alpha", "beta"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, name, as_number(name, getattr(self, name)))
             if not math.isfinite(getattr(self, name)):
                 raise ProblemError(f"{name} must be finite, got {getattr(self, name)}")
         _check_dtype(self.dtype)

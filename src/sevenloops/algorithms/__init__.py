@@ -23,11 +23,12 @@ ALGORITHMS: dict[str, Algorithm] = {row.name: row for row in (DEPTHWISE, POINTWI
 def choose(problem: Problem) -> tuple[Algorithm, str]:
     """The algorithm for a problem, and why: the first of the table that supports it."""
     reasons: list[tuple[str, str]] = []
-    for row in ALGORITHMS.values():
+    rows = [row for row in ALGORITHMS.values() if isinstance(problem, row.kinds)]
+    for row in rows:
         reason = row.supports(problem)
         if reason is None:
             passed = "".join(f"; not {name}: {why}" for name, why in reasons)
-            return row, f"the first of {', '.join(ALGORITHMS)} that computes it{passed}"
+            return row, f"the first of {', '.join(row.name for row in rows)} that computes it{passed}"
         reasons.append((row.name, reason))
     raise Unsupported(f"no algorithm computes {problem}: " + "; ".join(f"{n}: {why}" for n, why in reasons))
 

@@ -45,7 +45,8 @@ class Algorithm:
     `supports(problem)` returns None or the reason why not. `schedules(problem, machine)` lists candidates,
     the best first by the cost model. `check(problem, schedule, machine)` returns None or the reason why a schedule (a
     user's own, perhaps) does not fit. `define` writes the Halide code. `tolerance` bounds the error relative to the
-    largest output; `exact_on_integers` says that small integers give the exact result.
+    largest output; `kinds` are the classes of problems it is for, and
+    `exact_on_integers` says that small integers give the exact result.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Algorithm:
     macs_executed: Callable[[Any, Schedule], int]
     workspace_bytes: Callable[[Any, Schedule, int], int]
     parameters: dict[str, str] = field(default_factory=dict)
+    kinds: tuple[type, ...] = (ConvProblem,)
     tolerance: float = 3e-6
     exact_on_integers: bool = True
 

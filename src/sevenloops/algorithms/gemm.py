@@ -162,6 +162,7 @@ GEMM = Algorithm(
     macs_executed=lambda problem, s: tiled_macs(gemm_shape(problem), s),
     workspace_bytes=lambda problem, s, threads: tiled_workspace(gemm_shape(problem), s, threads),
     parameters=PARAMETERS,
+    kinds=(GemmProblem,),
 )
 
 POINTWISE = Algorithm(

@@ -145,4 +145,5 @@ GEMV = Algorithm(
     macs_executed=lambda problem, s: problem.macs,
     workspace_bytes=lambda problem, s, threads: 0,
     parameters=PARAMETERS,
+    kinds=(GemmProblem,),
 )

@@ -173,4 +173,5 @@ NAIVE = Algorithm(
     packed_shape=_packed_shape,
     macs_executed=_macs,
     workspace_bytes=lambda problem, s, threads: 0,
+    kinds=(ConvProblem, GemmProblem),
 )

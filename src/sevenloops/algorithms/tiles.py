@@ -24,6 +24,8 @@ FMA_LATENCY = 4
 #: bytes a core gets per cycle from L2, from L3 and, shared by all cores, from memory; cycles of a fork and join
 L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, FORK_CYCLES = 24.0, 8.0, 6_000
 TAIL_OF_A_TASK = 0.1
+#: shares of that traffic which the hot loop does not hide: weights come in one burst with the first tile of a panel
+EXPOSED_WEIGHTS, EXPOSED_INPUT = 0.6, 0.1
 #: pixels whose addresses stay in general registers
 ADDRESS_REGISTERS = 10
 #: registers left to the compiler, with 16 and with 32 of them: without, it spills sums (seen: 14 x 32 at 70 % of 13 x 32)
@@ -78,7 +80,7 @@ def tap_cycles(mr: int, vectors: int) -> float:
     """Cycles of one tap in the hot loop, from the ports, plus a little for the loop itself."""
     spilled = max(0, mr - ADDRESS_REGISTERS)  # addresses that must be loaded again
     fma, loads = mr * vectors / 2, (mr + vectors + spilled) / 2
-    return max(fma, loads, FMA_LATENCY) + 0.2 * loads + 0.25
+    return max(fma, loads, FMA_LATENCY) + 0.2 * loads + 0.8
 
 
 def cost_cycles(shape: ProductShape, s: Schedule, machine: Machine) -> float:
@@ -112,12 +114,13 @@ def _cost(shape: ProductShape, t: Tiling, machine: Machine) -> float:
         compute = max(compute, tiles * weight_bytes / L2_BYTES_PER_CYCLE)
     staged_bytes = shape.staged_bytes_per_pixel * t.task_pixels + shape.staged_bytes_per_task
     input_bytes = staged_bytes or 4.0 * shape.inner_taps * t.task_pixels
-    traffic = weight_bytes / L3_BYTES_PER_CYCLE
+    weights = weight_bytes / L3_BYTES_PER_CYCLE
     if block_bytes > machine.l2_bytes * 0.7:
-        traffic *= tiles
+        weights *= tiles
+    overlapped = min(weights, compute)
+    panel = compute + weights - (1 - EXPOSED_WEIGHTS) * overlapped
     if block_bytes + input_bytes > machine.l2_bytes * 0.8:  # the input comes from L3 again for each panel
-        traffic += input_bytes / L3_BYTES_PER_CYCLE
-    panel = max(compute, traffic) + 0.25 * min(compute, traffic)
+        panel += EXPOSED_INPUT * input_bytes / L3_BYTES_PER_CYCLE
     task = panel * panels_in_task + staged_bytes / 8 + input_bytes / L3_BYTES_PER_CYCLE + 300
     if not t.parallel:
         return tasks * task

@@ -85,7 +85,7 @@ def _floor_lines(kernel: Kernel, machine: Machine) -> list[str]:
 def _others(kernel: Kernel) -> list[str]:
     lines = ["other algorithms"]
     for row in ALGORITHMS.values():
-        if row.name != kernel.algorithm:
+        if row.name != kernel.algorithm and isinstance(kernel.problem, row.kinds):
             reason = row.supports(kernel.problem)
             lines.append(f"  {row.name}: {'can compute it too' if reason is None else reason}")
     return lines

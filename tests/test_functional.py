@@ -120,6 +120,11 @@ def test_depthwise() -> None:
     np.testing.assert_array_equal(depthwise_conv2d(X, w, padding=1), conv2d(X, w, padding=1, groups=6))
 
 
+def test_lists_and_arrays_as_sizes() -> None:
+    for one in ([1, 1], np.array([1, 1]), (1, 1)):
+        np.testing.assert_array_equal(conv2d(X, W, stride=one, padding=one), EXPECTED)
+
+
 def test_float64() -> None:
     np.testing.assert_array_equal(conv2d(X.astype(float), W.astype(float), padding=1), EXPECTED)
 
@@ -193,7 +198,7 @@ def test_bad_call(call: Any, error: type[Exception], message: str) -> None:
 def test_out_must_be_writable_and_apart() -> None:
     w = array(6, 6, 1, 1)
     x = X.copy()
-    with pytest.raises(ArrayError, match="overlaps"):
+    with pytest.raises(ArrayError, match="overlaps x"):
         conv2d(x, w, out=x)
     nhwc = np.ascontiguousarray(np.moveaxis(X, 1, -1))
     with pytest.raises(ArrayError, match="overlaps"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import as_array, check_output
+from .arrays import address, as_array, check_output
 from .compile import Kernel, compile
 from .compile.kernel import Packed
 from .compile.relayout import channels_first, channels_last
@@ -81,7 +81,7 @@ def depthwise_conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, pad
 
 
 def _freeze(value: Any) -> Any:
-    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple)) else value
+    return tuple(map(_freeze, value)) if isinstance(value, (list, tuple, np.ndarray)) else value
 
 
 def _conv(
@@ -148,7 +148,7 @@ def _conv_nchw(kernel: Kernel, x: Array, packed: Packed, bias: Any, residual: An
             return out  # type: ignore[no-any-return]
         check_output(out, shape, kernel.problem.dtype, {"x": x})
     y = kernel(inner, packed, bias=bias, residual=residual)
-    if out is None and inner.base is not None and not x.flags.c_contiguous:
+    if out is None and address(inner) == address(x) and not x.flags.c_contiguous:
         return np.moveaxis(y, -1, 1)  # channels-last in, channels-last out
     return channels_first(y, kernel.threads, out)
 

@@ -115,6 +115,15 @@ def bench_gemm(
     bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds), json, output)
 
 
+@bench_app.command("markdown")
+@_reporting
+def bench_markdown(files: Annotated[list[Path], typer.Argument(help="Files that --output wrote.")]) -> None:
+    """Print kept results as a Markdown page, every row of them."""
+    from ..bench.markdown import page, read_documents
+
+    print(page(read_documents(files)), end="")
+
+
 @app.command("explain")
 @_reporting
 def explain(

@@ -135,7 +135,7 @@ class Kernel:
         if not isinstance(packed, Packed) or packed.layout != self._layout:
             raise ArrayError(f"{self._names[1]} must come from this kernel's pack(); got {_describe(packed)}")
         check_array(self._names[0], x, self._x_shape, dtype)
-        arrays = [x, packed.array]
+        arrays, names = [x, packed.array], [self._names[0], self._names[1]]
         optional = (
             ("bias", bias, self._bias_shape, self._has_bias),
             ("residual", residual, y_shape, self._has_residual),
@@ -147,10 +147,11 @@ class Kernel:
             if wanted:
                 check_array(name, value, shape, dtype)
                 arrays.append(value)
+                names.append(name)
         if out is None:
             out = aligned_empty(y_shape, dtype)
         else:
-            check_output(out, y_shape, dtype, {str(i): array for i, array in enumerate(arrays)})
+            check_output(out, y_shape, dtype, dict(zip(names, arrays)))
         arrays.append(out)
         return arrays
 

@@ -6,6 +6,9 @@ do the same). One loop runs at a time; a caller that finds the pool taken, by an
 of its own, runs its tasks alone. Tasks are drawn from one counter and do not depend on who runs them, so results are
 the same, bit by bit, for any number of threads.
 
+A worker that finds itself on the caller's processor moves away: left to themselves, systems were seen to keep both
+threads on one processor for many milliseconds while the other was idle, and every other round took twice as long.
+
 The code is LLVM IR because it must run without Python and there is no C compiler on a user's machine. The protocol:
 
 * `gate` counts the workers that have joined the present loop; the bit `CLOSED` says that nobody may join. A worker joins
@@ -27,6 +30,7 @@ from typing import Any
 
 __all__ = ["POOL_IR", "PoolThreads", "par_for_ir", "runs_on"]
 
+MASK_BYTES = 128  # a set of 1024 processors, as sched_setaffinity(2) takes it
 SPINS = 20_000  # of one `pause` each, about 50 ns: one millisecond
 CLOSED = 1 << 30
 FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE = 128, 129
@@ -60,8 +64,40 @@ def _pool_ir() -> str:
 @job.end = global i32 0
 @job.limit = global i32 0
 @job.code = global i32 0
+@job.cpu = global i32 -1
+@allowed = global [{MASK_BYTES} x i8] zeroinitializer, align 8
 
 declare i64 @syscall(i64, ...)
+declare i32 @sched_getcpu()
+declare i32 @sched_setaffinity(i32, i64, ptr)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+
+define private void @part(i32 %cpu) {{
+entry:
+  %mine = call i32 @sched_getcpu()
+  %same = icmp eq i32 %mine, %cpu
+  %known = icmp sge i32 %cpu, 0
+  %small = icmp slt i32 %cpu, {8 * MASK_BYTES}
+  %ok.a = and i1 %same, %known
+  %ok = and i1 %ok.a, %small
+  br i1 %ok, label %move, label %stay
+move:
+  %mask = alloca [{MASK_BYTES} x i8], align 8
+  call void @llvm.memcpy.p0.p0.i64(ptr %mask, ptr @allowed, i64 {MASK_BYTES}, i1 false)
+  %at = lshr i32 %cpu, 3
+  %bit = and i32 %cpu, 7
+  %one = shl i32 1, %bit
+  %out = xor i32 %one, 255
+  %keep = trunc i32 %out to i8
+  %p = getelementptr i8, ptr %mask, i32 %at
+  %old = load i8, ptr %p
+  %new = and i8 %old, %keep
+  store i8 %new, ptr %p
+  %r = call i32 @sched_setaffinity(i32 0, i64 {MASK_BYTES}, ptr %mask)
+  br label %stay
+stay:
+  ret void
+}}
 
 define private i32 @draw(ptr %counter, ptr %context, ptr %body, ptr %closure, i32 %end) {{
 entry:
@@ -104,6 +140,8 @@ open:
   store ptr %closure, ptr @job.closure
   store i32 %end, ptr @job.end
   store i32 %limit, ptr @job.limit
+  %cpu = call i32 @sched_getcpu()
+  store i32 %cpu, ptr @job.cpu
   store atomic i32 0, ptr @job.code monotonic, align 4
   store atomic i32 %min, ptr @next monotonic, align 4
   store atomic i32 0, ptr @finished monotonic, align 4
@@ -172,6 +210,8 @@ work:
   %body = load ptr, ptr @job.body
   %closure = load ptr, ptr @job.closure
   %end = load i32, ptr @job.end
+  %cpu = load i32, ptr @job.cpu
+  call void @part(i32 %cpu)
   %code = call i32 @draw(ptr @next, ptr %context, ptr %body, ptr %closure, i32 %end)
   %failed = icmp ne i32 %code, 0
   br i1 %failed, label %report, label %finish
@@ -214,6 +254,9 @@ class PoolThreads:
 
     def __init__(self, engine: Any, count: int) -> None:
         self.engine, self.count, self.threads = engine, count, list[threading.Thread]()
+        allowed = sum(1 << cpu for cpu in os.sched_getaffinity(0) if cpu < 8 * MASK_BYTES)
+        mask = (ctypes.c_char * MASK_BYTES).from_address(engine.get_global_value_address("allowed"))
+        mask.raw = allowed.to_bytes(MASK_BYTES, "little")
         self._worker = ctypes.CFUNCTYPE(None)(engine.get_function_address("sevenloops_worker"))
         self.start()
         atexit.register(self.stop)

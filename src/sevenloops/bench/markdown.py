@@ -1,0 +1,116 @@
+"""Kept results (the JSON of `sevenloops bench --output`) as Markdown pages: every row, the lost ones too."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import SevenLoopsError
+
+__all__ = ["MarkdownError", "page", "read_documents"]
+
+Document = dict[str, Any]
+
+
+class MarkdownError(SevenLoopsError, ValueError):
+    """A file that holds no results."""
+
+
+def read_documents(paths: Iterable[Path]) -> list[Document]:
+    """Read kept results; raises `MarkdownError` for a file that holds none."""
+    documents = []
+    for path in paths:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            document["rows"], document["environment"]["command"], document["summary"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MarkdownError(f"{path} holds no results of sevenloops bench: {error!r}") from None
+        documents.append(document)
+    return documents
+
+
+def page(documents: list[Document]) -> str:
+    """A summary of all runs, then one section a run with one table row a problem."""
+    return "\n".join(["## Summary", "", *_summary(documents), *(line for d in documents for line in _section(d))]) + "\n"
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
+    ruled = ["|" + "|".join(f" {cell} " for cell in cells) + "|" for cells in (header, *rows)]
+    return [ruled[0], "|" + "---|" * len(header), *ruled[1:]]
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _peers(document: Document) -> list[str]:
+    return [name for name in document["summary"]["total_s"] if name != "sevenloops"]
+
+
+def _title(document: Document) -> str:
+    words = document["environment"]["command"].split()
+    if "--network" in words:
+        batch = words[words.index("--batch") + 1] if "--batch" in words else "1"
+        return f"{words[words.index('--network') + 1]}, batch {batch}"
+    return "gemm" if "gemm" in words else "conv"
+
+
+def _summary(documents: list[Document]) -> list[str]:
+    header = ["what", "rows", "geometric mean", "least", "rows below 1", "sum of all layers, ms", "fastest peer's sum, ms"]
+    rows, logs, least, below, count = [], [], [], 0, 0
+    for d in documents:
+        s = d["summary"]
+        totals = [s["total_s"][name] for name in _peers(d) if s["total_s"][name] is not None]
+        own = s["total_s"]["sevenloops"]
+        rows.append(
+            [
+                _title(d),
+                str(s["rows"]),
+                _ratio(s["geometric_mean_ratio"]),
+                _ratio(s["least_ratio"]),
+                str(s["rows_below_1"]),
+                f"{1e3 * own:.2f}" if own is not None else "-",
+                f"{1e3 * min(totals):.2f}" if totals else "-",
+            ]
+        )
+        ratios = [row["ratio"] for row in d["rows"] if row["ratio"] is not None]
+        logs += [math.log(ratio) for ratio in ratios]
+        least += ratios
+        below += s["rows_below_1"]
+        count += len(ratios)
+    if len(documents) > 1 and logs:
+        mean = math.exp(sum(logs) / len(logs))
+        rows.append(["all rows", str(count), f"**{mean:.2f}**", _ratio(min(least)), str(below), "", ""])
+    return [*_table(header, rows), ""]
+
+
+def _section(document: Document) -> list[str]:
+    environment, peers = document["environment"], _peers(document)
+    versions = ", ".join(f"{name} {version}" for name, version in environment["engines"].items())
+    header = ["problem", "x", "algorithm", "sevenloops ms", *(f"{p} ms" for p in peers)]
+    header += ["GFLOP/s", "% of peak", "ratio", "error"]
+    lines = [f"## {_title(document)}", "", f"    {environment['command']}", ""]
+    lines += [
+        f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads, peak "
+        f"{document['peak_gflops']:.0f} GFLOP/s, {document['bandwidth_gbs']:.0f} GB/s; {environment['date']}; {versions}.",
+        "",
+    ]
+    return [*lines, *_table(header, (_row(row, peers) for row in document["rows"])), ""]
+
+
+def _milliseconds(engine: dict[str, Any] | None) -> str:
+    return f"{1e3 * engine['median_s']:.4g}" if engine and "median_s" in engine else "-"
+
+
+def _row(row: dict[str, Any], peers: list[str]) -> list[str]:
+    own = row["engines"]["sevenloops"]
+    cells = [f"{row['name']}: `{row['problem']}`" if row["name"] != row["problem"] else f"`{row['problem']}`"]
+    cells += [str(row["repeats"]), own.get("details", {}).get("algorithm", "-"), _milliseconds(own)]
+    cells += [_milliseconds(row["engines"].get(peer)) for peer in peers]
+    if "median_s" not in own:
+        return [*cells, "-", "-", "-", own.get("reason") or "-"]
+    error = "-" if own["error"] is None else f"{own['error']:.1e}"
+    return [*cells, f"{own['gflops']:.0f}", f"{100 * own['share_of_peak']:.0f}", _ratio(row["ratio"]), error]

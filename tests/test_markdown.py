@@ -35,9 +35,10 @@ def test_page(tmp_path: Path) -> None:
     files = []
     for name in ("alexnet", "vgg16"):
         files.append(tmp_path / f"{name}.json")
-        files[-1].write_text(to_json(run(f"sevenloops bench conv --network {name} --batch 4")))
+        files[-1].write_text(to_json(run(f"sevenloops bench conv --network {name} --batch 4 --output x.json")))
     text = page(read_documents(files))
     assert "## alexnet, batch 4" in text and "## vgg16, batch 4" in text
+    assert "    sevenloops bench conv --network vgg16 --batch 4\n" in text
     assert "| all rows | 4 | **1.00** | 0.50 | 2 |" in text
     assert "| conv1: `mb1 ic4 ih8 iw8 oc8 kh3 kw3` | 2 | direct | 2 | 4 | - | 0 | 0 | 2.00 | 1.0e-07 |" in text
     assert "| conv2:" in text

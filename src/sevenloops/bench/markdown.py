@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,11 @@ def _peers(document: Document) -> list[str]:
     return [name for name in document["summary"]["total_s"] if name != "sevenloops"]
 
 
+def _command(command: str) -> str:
+    """The command as a reader would type it, without where its results were kept."""
+    return re.sub(r" --output[ =]\S+", "", command).replace("__main__.py", "sevenloops")
+
+
 def _title(document: Document) -> str:
     words = document["environment"]["command"].split()
     if "--network" in words:
@@ -92,7 +98,7 @@ def _section(document: Document) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in environment["engines"].items())
     header = ["problem", "x", "algorithm", "sevenloops ms", *(f"{p} ms" for p in peers)]
     header += ["GFLOP/s", "% of peak", "ratio", "error"]
-    lines = [f"## {_title(document)}", "", f"    {environment['command']}", ""]
+    lines = [f"## {_title(document)}", "", f"    {_command(environment['command'])}", ""]
     lines += [
         f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads, peak "
         f"{document['peak_gflops']:.0f} GFLOP/s, {document['bandwidth_gbs']:.0f} GB/s; {environment['date']}; {versions}.",

@@ -30,7 +30,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def test_help_names_every_command() -> None:
     status, text, _ = run("--help")
     assert status == 0
-    for command in ("machine", "bench", "explain", "cache", "demo"):
+    for command in ("machine", "bench", "compile", "explain", "cache", "demo"):
         assert command in text
 
 
@@ -45,6 +45,15 @@ def test_explain_and_the_cache() -> None:
     assert status == 0 and "kernels" in text
     status, text, _ = run("cache", "path")
     assert status == 0 and Path(text.strip()).is_dir()
+
+
+def test_compile_fills_the_cache() -> None:
+    problem = "mb1 ic4 ih7 iw6 oc5 kh3 kw3"
+    status, text, _ = run("compile", problem)
+    assert status == 0 and text.startswith(f"{problem}: Schedule('direct'")
+    assert problem in run("cache", "list", "--json")[1]
+    status, _, errors = run("compile")
+    assert status == 2 and "no problem was given" in errors
 
 
 def test_bench_prints_a_table_and_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

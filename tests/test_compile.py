@@ -159,6 +159,16 @@ def test_a_worker_that_dies_is_an_error_and_the_next_job_works() -> None:
     assert run_job(abs, -2) == 2
 
 
+def test_many_at_once_in_order_and_reported() -> None:
+    problems = [conv_problem(f"mb1 ic{ic} ih6 iw6 oc8 kh3 kw3") for ic in (3, 5, 7)]
+    told: list[object] = []
+    kernels = sevenloops.compile_many(problems, on_done=lambda problem, result: told.append(problem))
+    assert [kernel.problem for kernel in kernels] == problems
+    assert set(told) == set(problems) and len(told) == 3
+    with pytest.raises(Unsupported, match="1x1"):
+        sevenloops.compile_many(problems, algorithm="pointwise")
+
+
 def test_errors_come_back_as_they_are() -> None:
     with pytest.raises(ZeroDivisionError):
         run_job(divmod, 1, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .compile import Kernel, Packed, compile
+from .compile import Kernel, Packed, compile, compile_many
 from .descriptor import parse_problem
 from .epilogue import Epilogue
 from .errors import SevenLoopsError
@@ -21,6 +21,7 @@ __all__ = [
     "Schedule",
     "SevenLoopsError",
     "compile",
+    "compile_many",
     "conv1d",
     "conv2d",
     "conv3d",

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ..errors import SevenLoopsError
+from ..errors import ProblemError, SevenLoopsError
 
 __all__ = ["app", "main"]
 
@@ -122,6 +122,26 @@ def bench_markdown(files: Annotated[list[Path], typer.Argument(help="Files that 
     from ..bench.markdown import page, read_documents
 
     print(page(read_documents(files)), end="")
+
+
+@app.command("compile")
+@_reporting
+def compile_problems(
+    problems: Problems = None,
+    network: Annotated[str | None, typer.Option(help="All layers of a network, such as resnet50.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for --network.")] = 1,
+    algorithm: Algorithm = None,
+    isa: IsaName = None,
+) -> None:
+    """Compile convolutions into the cache ahead of time; what is done stays done when interrupted."""
+    from ..bench.networks import layers
+    from .compile import compile_command
+    from .problems import conv_problems
+
+    chosen = [*conv_problems(problems or []), *(layer.problem for layer in (layers(network, batch) if network else []))]
+    if not chosen:
+        raise ProblemError("no problem was given: name descriptors, or --network")
+    compile_command(chosen, algorithm, isa)
 
 
 @app.command("explain")

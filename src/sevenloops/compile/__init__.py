@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 
 from ..algorithms import check_schedule, choose, forced
 from ..errors import ProblemError, ScheduleError
@@ -10,9 +11,9 @@ from ..machine import Machine, MachineError
 from ..problem import Problem
 from ..schedule import Schedule
 from .kernel import BoundCall, Kernel, Packed
-from .workers import TIME_LIMIT_S
+from .workers import TIME_LIMIT_S, compile_all
 
-__all__ = ["BoundCall", "Kernel", "Packed", "compile", "resolve_threads"]
+__all__ = ["BoundCall", "Kernel", "Packed", "compile", "compile_many", "resolve_threads"]
 
 
 def resolve_threads(threads: int | None) -> int:
@@ -65,6 +66,36 @@ def compile(
     _check_runs_here(machine)
     chosen, why = resolve_schedule(problem, algorithm, schedule, machine)
     return _compiled(problem, chosen, machine, resolve_threads(threads), why, time_limit_s)
+
+
+def compile_many(
+    problems: Sequence[Problem],
+    *,
+    algorithm: str | None = None,
+    machine: Machine | None = None,
+    threads: int | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+    on_done: Callable[[Problem, Kernel | Exception], None] = lambda problem, result: None,
+) -> list[Kernel]:
+    """Compile several problems side by side, one worker process a core; options as `compile`.
+
+    `on_done(problem, kernel or exception)` is called as each one ends, for a progress bar. What is finished is in the
+    cache, so an interrupted run goes on where it stopped. Returns the kernels in the order of `problems`.
+    Raises the first error, after all have ended.
+    """
+    options = {"algorithm": algorithm, "machine": machine, "threads": threads, "time_limit_s": time_limit_s}
+    tasks = [functools.partial(compile, problem, **options) for problem in problems]  # type: ignore[arg-type]
+    results: dict[int, Kernel | Exception] = {}
+    for index, result in compile_all(tasks, Machine.host().cores):
+        results[index] = result
+        on_done(problems[index], result)
+    kernels = []
+    for index in range(len(problems)):
+        result = results[index]
+        if isinstance(result, Exception):
+            raise result
+        kernels.append(result)
+    return kernels
 
 
 @functools.cache

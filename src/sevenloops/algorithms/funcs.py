@@ -7,7 +7,6 @@ from typing import Any
 import halide as hl
 
 from ..epilogue import Epilogue
-from ..problem import ConvProblem
 from .base import Geometry
 
 __all__ = ["apply_epilogue", "dense", "epilogue_inputs", "image", "padded_input", "padded_rows"]
@@ -135,8 +134,3 @@ def apply_epilogue(epilogue: Epilogue, v: Any, bias: Any, residual: Any) -> Any:
         v = v + residual
     v = activation(epilogue, v)
     return v + residual if epilogue.residual == "after" else v
-
-
-def is_conv(problem: Any) -> bool:
-    """Whether the problem is a convolution (not a matrix product)."""
-    return isinstance(problem, ConvProblem)

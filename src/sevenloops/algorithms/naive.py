@@ -14,6 +14,7 @@ Wins never; it is what the others are compared with. Cannot run: nothing.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..machine import Machine
@@ -150,15 +151,8 @@ def _packed_shape(problem: Problem, schedule: Schedule) -> tuple[int, ...]:
 def _macs(problem: Problem, schedule: Schedule) -> int:
     """A transposed problem is gathered with a test at every tap of every output."""
     if isinstance(problem, ConvProblem) and problem.transposed:
-        return problem.macs // _product(problem.in_size) * _product(problem.out_size)
+        return problem.macs // math.prod(problem.in_size) * math.prod(problem.out_size)
     return problem.macs
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
 
 
 # ------------------------------------------------------------------------------------------------- the row

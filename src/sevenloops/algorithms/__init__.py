@@ -13,11 +13,14 @@ from .gemm import GEMM, POINTWISE
 from .gemv import GEMV
 from .im2col import IM2COL
 from .naive import NAIVE
+from .winograd import WINOGRAD
 
 __all__ = ["ALGORITHMS", "Algorithm", "check_schedule", "choose"]
 
 #: Every algorithm by name, in the order in which they are considered.
-ALGORITHMS: dict[str, Algorithm] = {row.name: row for row in (DEPTHWISE, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, NAIVE)}
+ALGORITHMS: dict[str, Algorithm] = {
+    row.name: row for row in (DEPTHWISE, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, WINOGRAD, NAIVE)
+}
 
 
 def choose(problem: Problem) -> tuple[Algorithm, str]:

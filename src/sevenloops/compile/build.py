@@ -22,6 +22,7 @@ from ..problem import Problem
 from ..schedule import Schedule
 from .halide_pool import halide_par_for_ir
 from .pool import POOL_IR, par_for_ir, runs_on
+from .scratch import SCRATCH_IR
 
 __all__ = ["KernelImage", "build_image", "build_runtime", "lowered_text"]
 
@@ -125,7 +126,7 @@ def build_runtime(machine: Machine) -> list[bytes]:
     with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
         path = os.path.join(folder, "runtime.o")
         hl.compile_standalone_runtime(path, _target(machine, runtime=True))
-        support = QUIET_IR + (POOL_IR if runs_on(machine.os) else "")
+        support = QUIET_IR + (POOL_IR + SCRATCH_IR if runs_on(machine.os) else "")
         return [Path(path).read_bytes(), _assemble(support, machine)]
 
 

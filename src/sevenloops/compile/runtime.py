@@ -47,6 +47,9 @@ class _Runtime:
             llvm.add_symbol(name, self.engine.get_function_address(name))
         if own_pool:
             self.threads = PoolThreads(self.engine, machine.cores - 1)
+            for what in ("malloc", "free"):
+                function = ctypes.c_void_p(self.engine.get_function_address(f"sevenloops_{what}"))
+                self._call(f"halide_set_custom_{what}", function)
         self._call("halide_set_num_threads", ctypes.c_int(machine.cores))
         self._call("halide_set_error_handler", ctypes.c_void_p(self.engine.get_function_address("sevenloops_quiet")))
 

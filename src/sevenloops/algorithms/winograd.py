@@ -1,0 +1,144 @@
+"""winograd: minimal filtering F(m x m, r x r), fused over blocks of tiles.
+
+    Y = AT [ sum over ic of (G g GT) * (BT d B) ] A          for each tile of m x m outputs, alpha = m + r - 1
+
+Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308. Each tile of m x m outputs costs alpha^2
+instead of m^2 r^2 multiplications per pair of channels: F(4, 3) needs 36 for 144. For each of the alpha^2 points, the sum over
+input channels is a matrix product of tiles and channels; transformed inputs V and products M stay in cache, block by block.
+
+Transformed weights U are alpha^2 / r^2 times as large as the weights. Where they, and not arithmetic, bind (many channels,
+small images), `weights="raw"` reads the weights as they are and transforms each panel just before its products: a few additions
+per weight instead of four times the bytes.
+
+Wins for unit-stride 3x3 and 5x5 with enough channels. Its sums are not those of the definition: errors are larger, by the
+points chosen (docs/winograd.md).
+Cannot run: strides, dilation, three spatial axes, transposed or shifted problems, 1x1 kernels, float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..machine import Machine
+from ..problem import ConvProblem, Problem
+from ..schedule import Schedule
+from .base import Algorithm, Buffer, Definition, only_conv
+from .winograd_cost import winograd_schedules
+from .winograd_plan import PARAMETERS, Plan, check_plan, winograd_macs, winograd_workspace
+
+# ------------------------------------------------------------------------------------------------- supports
+
+
+def supports(problem: Problem) -> str | None:
+    """None, or the reason why not."""
+    reason = only_conv(problem)
+    if reason is not None:
+        return reason
+    assert isinstance(problem, ConvProblem)
+    if problem.rank == 3:
+        return "it tiles one or two spatial axes, and this problem has three"
+    if any(s != 1 for s in problem.stride):
+        return f"it computes stride 1, and the stride is {problem.stride}"
+    if any(d != 1 for d in problem.dilation):
+        return f"it computes dilation 1, and the dilation is {problem.dilation}"
+    if max(problem.kernel) == 1:
+        return "a 1x1 kernel has nothing to save"
+    if max(problem.kernel) > 7:
+        return f"rounding errors grow with the kernel: 7 is the largest, and this one is {problem.kernel}"
+    return None
+
+
+# --------------------------------------------------------------------------------------------------- define
+
+
+def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
+    """`(panels of all groups, points or taps, ic, tile_channels)`."""
+    plan = Plan.of(problem, schedule)
+    taps = plan.points if schedule.weights == "transformed" else plan.kh * plan.kw
+    return (plan.g.groups * plan.panels, taps, plan.g.ic, schedule.tile_channels)
+
+
+def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
+    """`packed[lane, ic, point, panel]` from `w[kx, ky, kz, ic, oc]`, transformed in float64 and rounded once, or raw."""
+    import halide as hl
+
+    from .funcs import dense, image
+    from .winograd_funcs import linear_map
+
+    plan = Plan.of(problem, schedule)
+    g, nr = plan.g, schedule.tile_channels
+    w_shape = (g.groups * g.oc, g.ic, *g.kernel)
+    w = image("w", w_shape)
+    lane, ic, panel, i, j, p = (hl.Var(v) for v in ("lane", "ic", "panel", "i", "j", "p"))
+    channel = (panel % plan.panels) * nr + lane
+    raw = lambda kx, ky: w[kx, ky, 0, ic, (panel // plan.panels) * g.oc + hl.min(channel, g.oc - 1)]  # noqa: E731
+    packed = hl.Func("packed")
+    if schedule.weights == "transformed":
+        my, mx = plan.matrices()
+        rows = linear_map("rows", my.g, [lane, ic, i, j, panel], 2, lambda k: raw(j, k), 64)
+        both = linear_map("both", mx.g, [lane, ic, i, j, panel], 3, lambda k: rows.func[lane, ic, i, k, panel], 64)
+        value = hl.cast(hl.Float(32), both.func[lane, ic, p // plan.ax, p % plan.ax, panel])
+    else:
+        value = raw(p % plan.kw, p // plan.kw)
+    packed[lane, ic, p, panel] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
+    shape = packed_shape(problem, schedule)
+    for var, extent in zip((lane, ic, p, panel), reversed(shape)):
+        packed.bound(var, 0, extent)
+    packed.reorder(p, ic, lane, panel)
+    if schedule.weights == "transformed":
+        packed.unroll(p)
+        for step in (rows, both):
+            step.schedule_at(packed, ic)
+    if schedule.parallel:
+        packed.parallel(panel)
+    dense(packed.output_buffer(), shape)
+    return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
+
+
+def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
+    """Input transform, products, output transform and epilogue."""
+    from .funcs import dense, epilogue_inputs, image
+    from .winograd_funcs import winograd_pipeline
+
+    plan = Plan.of(problem, schedule)
+    g = plan.g
+    x_shape = (g.batch, g.size[1], g.size[2], g.groups, g.ic)
+    y_shape = (g.batch, g.out[1], g.out[2], g.groups, g.oc)
+    x, packed = image("x", x_shape), image("packed", packed_shape(problem, schedule))
+    extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
+    out = winograd_pipeline(problem, plan, schedule, machine, x, packed, dict(zip((name for name, _ in specs), extra)))
+    dense(out.output_buffer(), y_shape)
+    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(problem, schedule))]
+    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
+    return Definition(out, [x, packed, *extra], buffers, *define_pack(problem, schedule))
+
+
+# ------------------------------------------------------------------------------------------------ schedules
+
+
+def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
+    """Candidates, the best first."""
+    return winograd_schedules(problem, machine)
+
+
+def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | None:
+    """None, or the reason why the schedule does not fit."""
+    return check_plan(problem, schedule, machine)
+
+
+# ------------------------------------------------------------------------------------------------- the row
+
+WINOGRAD = Algorithm(
+    name="winograd",
+    equation="Y = AT [ sum over ic of (G g GT) * (BT d B) ] A, tile by tile",
+    supports=supports,
+    schedules=schedules,  # type: ignore[arg-type]
+    check=check,
+    define=define,
+    packed_shape=packed_shape,
+    macs_executed=winograd_macs,
+    workspace_bytes=winograd_workspace,
+    parameters=PARAMETERS,
+    tolerance=2e-5,
+    exact_on_integers=False,
+)

@@ -2,17 +2,18 @@
 
     Y = AT [ sum over ic of (G g GT) * (BT d B) ] A          for each tile of m x m outputs, alpha = m + r - 1
 
-Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308. Each tile of m x m outputs costs alpha^2
-instead of m^2 r^2 multiplications per pair of channels: F(4, 3) needs 36 for 144. For each of the alpha^2 points, the sum over
-input channels is a matrix product of tiles and channels; transformed inputs V and products M stay in cache, block by block.
+Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308. A tile of m x m outputs costs alpha^2
+instead of m^2 r^2 multiplications per pair of channels: F(4, 3) needs 36 for 144. For each of the alpha^2 points, the sum
+over input channels is a matrix product of tiles and channels; the transformed inputs V and the products M stay in cache,
+block by block.
 
 Transformed weights U are alpha^2 / r^2 times as large as the weights. Where they, and not arithmetic, bind (many channels,
-small images), `weights="raw"` reads the weights as they are and transforms each panel just before its products: a few additions
-per weight instead of four times the bytes.
+small images), smaller tiles need fewer of them, and `weights="raw"` reads the weights as they are and transforms each panel
+just before its products: a few additions per weight instead of four times the bytes.
 
 Wins for unit-stride 3x3 and 5x5 with enough channels. Its sums are not those of the definition: errors are larger, by the
 points chosen (docs/winograd.md).
-Cannot run: strides, dilation, three spatial axes, transposed or shifted problems, 1x1 kernels, float64.
+Cannot run: strides, dilation, three spatial axes, transposed or shifted problems, 1x1 kernels, kernels over 7, float64.
 """
 
 from __future__ import annotations
@@ -52,14 +53,17 @@ def supports(problem: Problem) -> str | None:
 
 
 def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
-    """`(panels of all groups, points or taps, ic, tile_channels)`."""
+    """`(panels of all groups, points or taps, weight_streams, ic, tile_channels / weight_streams)`.
+
+    The columns of a panel lie apart: the hardware fetches several streams ahead faster than one.
+    """
     plan = Plan.of(problem, schedule)
     taps = plan.points if schedule.weights == "transformed" else plan.kh * plan.kw
-    return (plan.g.groups * plan.panels, taps, plan.g.ic, schedule.tile_channels)
+    return (plan.g.groups * plan.panels, taps, schedule.weight_streams, plan.g.ic, plan.stream_lanes)
 
 
 def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, ic, point, panel]` from `w[kx, ky, kz, ic, oc]`, transformed in float64 and rounded once, or raw."""
+    """`packed[lane, ic, stream, point, panel]` of `w[kx, ky, kz, ic, oc]`: raw, or transformed in float64 and rounded once."""
     import halide as hl
 
     from .funcs import dense, image
@@ -69,22 +73,23 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
     g, nr = plan.g, schedule.tile_channels
     w_shape = (g.groups * g.oc, g.ic, *g.kernel)
     w = image("w", w_shape)
-    lane, ic, panel, i, j, p = (hl.Var(v) for v in ("lane", "ic", "panel", "i", "j", "p"))
-    channel = (panel % plan.panels) * nr + lane
+    lane, ic, stream, panel, i, j, p = (hl.Var(v) for v in ("lane", "ic", "stream", "panel", "i", "j", "p"))
+    channel = (panel % plan.panels) * nr + stream * plan.stream_lanes + lane
     raw = lambda kx, ky: w[kx, ky, 0, ic, (panel // plan.panels) * g.oc + hl.min(channel, g.oc - 1)]  # noqa: E731
     packed = hl.Func("packed")
     if schedule.weights == "transformed":
         my, mx = plan.matrices()
-        rows = linear_map("rows", my.g, [lane, ic, i, j, panel], 2, lambda k: raw(j, k), 64)
-        both = linear_map("both", mx.g, [lane, ic, i, j, panel], 3, lambda k: rows.func[lane, ic, i, k, panel], 64)
-        value = hl.cast(hl.Float(32), both.func[lane, ic, p // plan.ax, p % plan.ax, panel])
+        dims = [lane, ic, stream, i, j, panel]
+        rows = linear_map("rows", my.g, dims, 3, lambda k: raw(j, k), 64)
+        both = linear_map("both", mx.g, dims, 4, lambda k: rows.func[lane, ic, stream, i, k, panel], 64)
+        value = hl.cast(hl.Float(32), both.func[lane, ic, stream, p // plan.ax, p % plan.ax, panel])
     else:
         value = raw(p % plan.kw, p // plan.kw)
-    packed[lane, ic, p, panel] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
+    packed[lane, ic, stream, p, panel] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
     shape = packed_shape(problem, schedule)
-    for var, extent in zip((lane, ic, p, panel), reversed(shape)):
+    for var, extent in zip((lane, ic, stream, p, panel), reversed(shape)):
         packed.bound(var, 0, extent)
-    packed.reorder(p, ic, lane, panel)
+    packed.reorder(p, ic, lane, stream, panel)
     if schedule.weights == "transformed":
         packed.unroll(p)
         for step in (rows, both):
@@ -104,11 +109,12 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     g = plan.g
     x_shape = (g.batch, g.size[1], g.size[2], g.groups, g.ic)
     y_shape = (g.batch, g.out[1], g.out[2], g.groups, g.oc)
-    x, packed = image("x", x_shape), image("packed", packed_shape(problem, schedule))
+    p_shape = packed_shape(problem, schedule)
+    x, packed = image("x", x_shape), image("packed", p_shape)
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     out = winograd_pipeline(problem, plan, schedule, machine, x, packed, dict(zip((name for name, _ in specs), extra)))
     dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(problem, schedule))]
+    buffers = [Buffer("x", x_shape), Buffer("packed", p_shape)]
     buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
     return Definition(out, [x, packed, *extra], buffers, *define_pack(problem, schedule))
 

@@ -56,10 +56,8 @@ def _combination(row: list[tuple[Fraction, Any]], dtype: Any) -> Any:
             continue
         sign, size = (1, coefficient) if coefficient > 0 else (-1, -coefficient)
         value = term if size == 1 else term * hl.cast(dtype, hl.f64(float(size)))
-        if total is None:
-            total = value if sign > 0 else -value
-        else:
-            total = total + value if sign > 0 else total - value
+        signed = value if sign > 0 else -value
+        total = signed if total is None else total + signed
     return hl.cast(dtype, 0) if total is None else total
 
 
@@ -152,6 +150,7 @@ class _Vars(NamedTuple):
     panel: Any
     tx: Any
     ty: Any
+    stream: Any
 
 
 def _input_transform(x: Any, plan: Plan, s: Schedule, lanes: int, v: _Vars) -> tuple[Any, Any, list[LinearMap]]:
@@ -181,15 +180,15 @@ def _input_transform(x: Any, plan: Plan, s: Schedule, lanes: int, v: _Vars) -> t
 
 
 def _weights(plan: Plan, s: Schedule, packed: Any, v: _Vars) -> tuple[Any, list[LinearMap]]:
-    """`U[lane, ic, p, panel]`: the packed weights, or transformed from raw ones."""
+    """`U[lane, ic, stream, p, panel]`: the packed weights, or transformed from raw ones."""
     if s.weights == "transformed":
         return packed, []
     my, mx = plan.matrices()
-    dims = [v.c, v.k, v.i, v.j, v.panel]
-    rows = linear_map("g_w", my.g, dims, 2, lambda k: packed[v.c, v.k, k * plan.kw + v.j, v.panel])
-    both = linear_map("g_w_gt", mx.g, dims, 3, lambda k: rows.func[v.c, v.k, v.i, k, v.panel])
+    dims = [v.c, v.k, v.stream, v.i, v.j, v.panel]
+    rows = linear_map("g_w", my.g, dims, 3, lambda k: packed[v.c, v.k, v.stream, k * plan.kw + v.j, v.panel])
+    both = linear_map("g_w_gt", mx.g, dims, 4, lambda k: rows.func[v.c, v.k, v.stream, v.i, k, v.panel])
     U = hl.Func("U")
-    U[v.c, v.k, v.p, v.panel] = both.func[v.c, v.k, v.p // plan.ax, v.p % plan.ax, v.panel]
+    U[v.c, v.k, v.stream, v.p, v.panel] = both.func[v.c, v.k, v.stream, v.p // plan.ax, v.p % plan.ax, v.panel]
     return U, [rows, both]
 
 
@@ -205,7 +204,7 @@ def winograd_pipeline(
     r = hl.RDom([hl.Range(0, depth)], "ic")
     sums, M = hl.Func("sums"), hl.Func("M")  # [oc, t, p, b, g, n(, block)]
     at = (v.c, v.t, v.p, v.b, v.g, v.n)
-    weight = lambda k: U[v.c % nr, k, v.p, v.g * plan.panels + v.c // nr]  # noqa: E731
+    weight = lambda k: U[v.c % plan.stream_lanes, k, v.c % nr // plan.stream_lanes, v.p, v.g * plan.panels + v.c // nr]  # noqa: E731
     if s.k_blocks == 1:
         sums[at] += weight(r.x) * V[r.x, v.t, v.p, v.b, v.g, v.n]
         M[at] = sums[at]
@@ -295,7 +294,7 @@ def _schedule_output(plan: Plan, s: Schedule, lanes: int, v: _Vars, px: Any, py:
 
 def _schedule_products(plan: Plan, s: Schedule, lanes: int, v: _Vars, st: _Stages, at: Any) -> None:
     nr, mr, M, sums = s.tile_channels, s.tile_tiles, st.M, st.sums
-    to, ti, cp = hl.Var("to"), hl.Var("ti"), hl.Var("cp")
+    to, ti = hl.Var("to"), hl.Var("ti")
     M.compute_at(st.out, at).bound_extent(v.c, nr)
     if s.k_blocks == 1:
         stage = M
@@ -313,11 +312,11 @@ def _schedule_products(plan: Plan, s: Schedule, lanes: int, v: _Vars, st: _Stage
     if s.unroll > 1:
         hot.unroll(st.r.x, s.unroll)
     if s.weights == "raw":
-        cv = hl.Var("cv")
         U = st.U
         U.compute_at(*((st.out, at) if s.k_blocks == 1 else (M, kb)))
         _spread(U, v.k, plan.g.ic // s.k_blocks, 1)
-        U.split(v.c, cv, v.c, lanes).reorder(v.c, v.p, cv, v.k, v.panel).vectorize(v.c).unroll(v.p)
+        cv = hl.Var("cv")
+        U.split(v.c, cv, v.c, lanes).reorder(v.c, v.p, cv, v.k, v.stream, v.panel).vectorize(v.c).unroll(v.p)
         for step, other in zip(st.weight_maps, (v.j, v.i)):
             step.schedule_at(U, cv, lanes, (other,))
 

@@ -23,6 +23,7 @@ PARAMETERS = {
     "block_images": "images in a block; more than one only if a block holds whole images",
     "tile_tiles": "tiles of the register tile of the products",
     "tile_channels": "output channels of the register tile and of a packed weight panel",
+    "weight_streams": "into how many streams the packed weights of a panel are divided",
     "channel_parts": "into how many parts the panels are divided among tasks",
     "k_blocks": "blocks of input channels whose products are added up outside the registers",
     "weights": "'transformed' when packed, or 'raw': transformed panel by panel in every call",
@@ -45,16 +46,25 @@ class Plan:
     columns: int
     images: int
     panels: int
+    stream_lanes: int  # channels of a stream of packed weights
     padded_tiles: int  # tiles of a block that are computed
 
     @classmethod
     def of(cls, problem: ConvProblem, s: Schedule) -> Plan:
         """The plan of a schedule."""
-        g = Geometry.of(problem)
         tiles = s.block_rows * s.block_columns * s.block_images
-        padded = ceil_div(tiles, s.tile_tiles) * s.tile_tiles if s.k_blocks > 1 else tiles
-        panels = ceil_div(g.oc, s.tile_channels)
-        return cls(g, s.points, s.tile_height, s.tile_width, s.block_rows, s.block_columns, s.block_images, panels, padded)
+        return cls(
+            g=Geometry.of(problem),
+            points_name=s.points,
+            my=s.tile_height,
+            mx=s.tile_width,
+            rows=s.block_rows,
+            columns=s.block_columns,
+            images=s.block_images,
+            panels=ceil_div(problem.out_channels // problem.groups, s.tile_channels),
+            stream_lanes=s.tile_channels // s.weight_streams,
+            padded_tiles=ceil_div(tiles, s.tile_tiles) * s.tile_tiles if s.k_blocks > 1 else tiles,
+        )
 
     @property
     def kh(self) -> int:
@@ -112,7 +122,7 @@ def winograd_macs(problem: ConvProblem, s: Schedule) -> int:
     """Multiply-accumulates of the products; partial tiles, blocks and panels are computed whole."""
     plan = Plan.of(problem, s)
     tiles = ceil_div(plan.tiles, s.tile_tiles) * s.tile_tiles
-    return plan.blocks * tiles * plan.points * plan.g.ic * plan.panels * s.tile_channels
+    return int(plan.blocks * tiles * plan.points * plan.g.ic * plan.panels * s.tile_channels)
 
 
 def winograd_workspace(problem: ConvProblem, s: Schedule, threads: int) -> int:
@@ -124,7 +134,7 @@ def winograd_workspace(problem: ConvProblem, s: Schedule, threads: int) -> int:
     height, width = plan.rows * plan.my + plan.kh - 1, plan.columns * plan.mx + plan.kw - 1
     staged = 4 * plan.g.ic * (plan.points if s.shared_input else height * width)
     u = 4 * plan.points * plan.g.ic // s.k_blocks * s.tile_channels if s.weights == "raw" else 0
-    return workers * (m + staged + u) + v * (plan.blocks if s.shared_input else workers)
+    return int(workers * (m + staged + u) + v * (plan.blocks if s.shared_input else workers))
 
 
 def check_plan(problem: ConvProblem, s: Schedule, machine: Machine) -> str | None:
@@ -149,6 +159,8 @@ def check_plan(problem: ConvProblem, s: Schedule, machine: Machine) -> str | Non
         return str(error)
     if s.tile_channels % machine.lanes:
         return f"tile_channels={s.tile_channels} must be a multiple of the {machine.lanes} lanes of {machine.isa}"
+    if s.tile_channels % (s.weight_streams * machine.lanes):
+        return f"weight_streams={s.weight_streams} must divide tile_channels={s.tile_channels} into whole vectors"
     if s.tile_tiles * s.tile_channels // machine.lanes > 4 * machine.vector_registers:
         return f"a tile of {s.tile_tiles} x {s.tile_channels} is over four times the {machine.vector_registers} registers"
     if s.tile_tiles > plan.tiles:

@@ -1,4 +1,4 @@
-"""Winograd's matrices, what it executes, its errors, and the parts of its schedules that the table of problems may not reach."""
+"""Winograd: its matrices, what it executes, its errors, and parts of its schedules that the table of problems may not reach."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_points_that_are_not_there() -> None:
 
 
 #: A schedule that every test below changes in one place or two.
-BASE = {
+BASE: dict[str, int | str | bool] = {
     "tile_height": 4, "tile_width": 4, "points": "balanced", "block_rows": 2, "block_columns": 2, "block_images": 1,
     "tile_tiles": 3, "tile_channels": 32, "weight_streams": 1, "channel_parts": 1, "k_blocks": 1, "weights": "transformed",
     "shared_input": False, "unroll": 4, "parallel": True,

@@ -63,7 +63,7 @@ def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
 
 
 def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, ic, stream, point, panel]` of `w[kx, ky, kz, ic, oc]`: raw, or transformed in float64 and rounded once."""
+    """`packed[lane, ic, stream, point, panel]` of `w[kx, ky, kz, ic, oc]`, raw or transformed in float64."""
     import halide as hl
 
     from .funcs import dense, image

@@ -1,4 +1,4 @@
-"""Winograd: its matrices, what it executes, its errors, and parts of its schedules that the table of problems may not reach."""
+"""Winograd: its matrices, what it executes, its errors, and parts of its schedules that the table may not reach."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ class Options:
     pause_s: float = 0.05
     seed: int = 0
     check: bool = True
+    accuracy: str = "fast"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.against if name.split(":")[0] not in ENGINES or name == OWN]
@@ -142,6 +143,7 @@ def _measure(layer: Layer, engines: dict[str, EngineProcess], threads: int, opti
 def _prepare(layer: Layer, engine: EngineProcess, threads: int, options: Options, output: Path) -> Timing:
     algorithm = engine.name.partition(":")[2] or options.algorithm
     values: dict[str, Any] = {"algorithm": algorithm, "isa": options.isa, "threads": threads}
+    values["accuracy"] = options.accuracy
     try:
         answer = engine.ask(
             "prepare", problem=str(layer.problem), seed=options.seed, output=str(output.with_suffix(".npy")), **values

@@ -35,6 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Algorithm = Annotated[str | None, typer.Option(help="Force an algorithm by name.")]
 IsaName = Annotated[str | None, typer.Option(help="Compile for a lesser instruction set: avx2, sse4.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; by default every core this process may use.")]
+Accuracy = Annotated[str, typer.Option(help="strict: only algorithms that accumulate as the definition does; or fast.")]
 Against = Annotated[str, typer.Option(help="Comma-separated peers; also torch-nchw, numpy, sevenloops:ALGORITHM, none.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often each engine gets its turn.")]
 Output = Annotated[Path | None, typer.Option(help="Also write the results to this file, as JSON.")]
@@ -80,6 +81,7 @@ def bench_conv(
     threads: Threads = None,
     algorithm: Algorithm = None,
     isa: IsaName = None,
+    accuracy: Accuracy = "fast",
     rounds: Rounds = 7,
     json: Json = False,
     output: Output = None,
@@ -91,7 +93,7 @@ def bench_conv(
     from .problems import conv_problems
 
     chosen = as_layers(conv_problems(problems or [])) + (layers(network, batch) if network else [])
-    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds), json, output)
+    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
 
 
 @bench_app.command("gemm")
@@ -102,6 +104,7 @@ def bench_gemm(
     threads: Threads = None,
     algorithm: Algorithm = None,
     isa: IsaName = None,
+    accuracy: Accuracy = "fast",
     rounds: Rounds = 7,
     json: Json = False,
     output: Output = None,
@@ -112,7 +115,7 @@ def bench_gemm(
     from .problems import gemm_problems
 
     chosen = as_layers(gemm_problems(problems or []))
-    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds), json, output)
+    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
 
 
 @bench_app.command("markdown")
@@ -132,6 +135,7 @@ def compile_problems(
     batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for --network.")] = 1,
     algorithm: Algorithm = None,
     isa: IsaName = None,
+    accuracy: Accuracy = "fast",
 ) -> None:
     """Compile convolutions into the cache ahead of time; what is done stays done when interrupted."""
     from ..bench.networks import layers
@@ -141,7 +145,7 @@ def compile_problems(
     chosen = [*conv_problems(problems or []), *(layer.problem for layer in (layers(network, batch) if network else []))]
     if not chosen:
         raise ProblemError("no problem was given: name descriptors, or --network")
-    compile_command(chosen, algorithm, isa)
+    compile_command(chosen, algorithm, isa, accuracy)
 
 
 @app.command("explain")
@@ -151,6 +155,7 @@ def explain(
     algorithm: Algorithm = None,
     isa: IsaName = None,
     threads: Threads = None,
+    accuracy: Accuracy = "fast",
     disassembly: Annotated[bool, typer.Option("--disassembly", help="Add the machine code.")] = False,
 ) -> None:
     """Say how a problem is computed: equation, loop nest, register tile, work, and the least time it can take."""
@@ -158,7 +163,7 @@ def explain(
     from .problems import one_problem
 
     target = Machine.described(isa) if isa else None
-    kernel = compile(one_problem(problem), algorithm=algorithm, machine=target, threads=threads)
+    kernel = compile(one_problem(problem), algorithm=algorithm, machine=target, threads=threads, accuracy=accuracy)
     print(kernel.explain(disassembly=disassembly))
 
 

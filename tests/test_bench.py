@@ -14,13 +14,13 @@ from rich.console import Console
 
 from sevenloops.bench import runner
 from sevenloops.bench.engines import ENGINES, Prepared, fastest
-from sevenloops.bench.inputs import largest_error, make_inputs, reference_output
 from sevenloops.bench.networks import Layer
 from sevenloops.bench.process import EngineProcess, WorkerError
 from sevenloops.bench.report import render, summary, to_json, write_atomically
 from sevenloops.bench.results import BenchRun, Row, Timing, geometric_mean
 from sevenloops.bench.runner import BenchError, Options, as_layers, run_bench
 from sevenloops.descriptor import parse_problem
+from sevenloops.inputs import largest_error, make_inputs, reference_output
 from sevenloops.machine import Machine
 
 PROBLEMS = [

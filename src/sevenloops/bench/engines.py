@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import Unsupported
+from ..inputs import FloatArray, Inputs
 from ..problem import GemmProblem, Problem
-from .inputs import FloatArray, Inputs
 
 __all__ = ["ENGINES", "Engine", "Prepared", "Settings"]
 

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SevenLoopsError
+from ..inputs import largest_error, make_inputs, reference_output
 from ..machine import ISAS, Machine, allowed_cores
 from ..machine_measure import measure
 from .engines import ENGINES
-from .inputs import largest_error, make_inputs, reference_output
 from .networks import Layer
 from .process import EngineProcess, WorkerError
 from .results import OWN, BenchRun, Row, Timing

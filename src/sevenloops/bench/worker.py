@@ -25,8 +25,8 @@ import numpy as np
 
 from ..descriptor import parse_problem
 from ..errors import SevenLoopsError, Unsupported
+from ..inputs import make_inputs
 from .engines import ENGINES, Engine, Prepared, Settings
-from .inputs import make_inputs
 
 __all__ = ["main"]
 

@@ -44,7 +44,9 @@ def result(name: str, median_s: float, problem: Problem = CONV, machine: Machine
 def record(*results: Result, problem: Problem = CONV, machine: Machine = MACHINE, knows: tuple[str, ...] = ()) -> Record:
     ranked = tuple(sorted(results, key=lambda r: r.median_s))
     considered = knows or tuple(ALGORITHMS)
-    return Record(str(problem), machine_kind(machine), machine.name, ranked, considered, "2026-01-02T03:04:05", "digest")
+    return Record(
+        str(problem), machine_kind(machine), machine.name, ranked, considered, "2026-01-02T03:04:05", "digest", 1.0
+    )
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------

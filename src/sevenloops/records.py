@@ -77,7 +77,8 @@ class Record:
     """What tuning found for one problem on one machine: `results` has the fastest first, one of each algorithm.
 
     `considered` names every algorithm that was looked at, also those that were predicted to be hopeless; `digest` stands
-    for the sources that generated the kernels.
+    for the sources that generated the kernels; `untuned_s` is the median of what the model alone would have chosen,
+    measured beside the results, so that the model can be judged.
     """
 
     problem: str
@@ -87,6 +88,7 @@ class Record:
     considered: tuple[str, ...]
     date: str
     digest: str
+    untuned_s: float
     versions: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -106,12 +108,13 @@ class Record:
             results = tuple(Result.from_dict(result) for result in values["results"])
             if not results:
                 raise RecordError("it has no results")
+            untuned_s = float(values["untuned_s"])
             ranked = tuple(sorted(results, key=lambda r: r.median_s))
             considered, versions = tuple(map(str, values["considered"])), dict(values["versions"])
             problem, kind, cpu, date, digest = (str(values[n]) for n in ("problem", "kind", "cpu", "date", "digest"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, SevenLoopsError) as error:
             raise RecordError(f"not a tuned record: {line[:60]!r} ({error!r})") from None
-        return cls(problem, kind, cpu, ranked, considered, date, digest, versions)
+        return cls(problem, kind, cpu, ranked, considered, date, digest, untuned_s, versions)
 
 
 def machine_kind(machine: Machine) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,10 @@ def tune_command(problems: Sequence[Problem], schedules: Sequence[str], isa: str
             if step.error:
                 print(f"sevenloops: {step.problem}: {step.error}", file=sys.stderr)
 
-        tune(problems, machine=machine, extra_schedules=extra, on_progress=show, **options)
+        found = tune(problems, machine=machine, extra_schedules=extra, on_progress=show, **options)
+    ratios = [record.untuned_s / record.results[0].median_s for record in found]
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    print(f"untuned over tuned: geometric mean {mean:.3f}, at most {max(ratios):.2f}, of {len(ratios)} problems")
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,6 @@ Every finished problem is a record (`sevenloops.records`) at once, so a run that
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Sequence
@@ -173,10 +172,21 @@ class _Run:
     def _record(self, problem: Problem, search: Search, old: Record | None) -> Record:
         """What was found, and what an older record knows of algorithms that were not searched now."""
         results, considered = search.run(), list(search.names)
-        if old:
+        untuned_s = search.untuned_s
+        if old and not set(old.considered) <= set(considered):
+            untuned_s = old.untuned_s
             results += [r for r in old.results if r.schedule.algorithm not in search.names]
             considered += [name for name in old.considered if name not in search.names]
         ranked = tuple(sorted(results, key=lambda result: result.median_s))
         date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        record = Record(str(problem), machine_kind(self.machine), self.machine.name, ranked, (), date, build_digest())
-        return dataclasses.replace(record, considered=tuple(considered), versions=build_versions())
+        return Record(
+            problem=str(problem),
+            kind=machine_kind(self.machine),
+            cpu=self.machine.name,
+            results=ranked,
+            considered=tuple(considered),
+            date=date,
+            digest=build_digest(),
+            untuned_s=untuned_s,
+            versions=build_versions(),
+        )

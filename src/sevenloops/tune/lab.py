@@ -112,6 +112,10 @@ class Lab:
             self._worker = Worker()
         try:
             return self._worker.run((function, (self.problem, self.machine, *args)), MEASURE_LIMIT_S)
+        except CompileError:
+            raise
+        except SevenLoopsError as error:  # out of memory, or a schedule that does not fit after all
+            raise CompileError(str(error)) from None
         except KeyboardInterrupt:
             self._stop()
             raise

@@ -1,8 +1,9 @@
-"""Schedules near a schedule: one parameter changed, valid, the most promising first."""
+"""Schedules near a schedule: one parameter changed, valid, the most promising of each parameter in turn."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from itertools import chain, islice, zip_longest
 
 from ..algorithms import ALGORITHMS
 from ..machine import Machine
@@ -15,26 +16,34 @@ __all__ = ["neighbours"]
 def neighbours(
     problem: Problem, schedule: Schedule, machine: Machine, limit: int, seen: Collection[Schedule] = ()
 ) -> list[Schedule]:
-    """At most `limit` schedules that differ in one parameter, pass `check` and are not in `seen`, by predicted time."""
+    """At most `limit` schedules that differ in one parameter, pass `check` and are not in `seen`.
+
+    Each parameter has its turn with the best by predicted time (the smallest change first, where the model sees no
+    difference); the parameter with the most promising change begins.
+    """
     row = ALGORITHMS[schedule.algorithm]
-    near = dict.fromkeys(_changed(schedule, row.schedules(problem, machine), machine.lanes))
-    able = [s for s in near if s != schedule and s not in seen and row.check(problem, s, machine) is None]
-    return sorted(able, key=lambda s: row.predicted_s(problem, s, machine))[:limit]
+    listed = row.schedules(problem, machine)
+    ranked = []
+    for name, value in schedule.params.items():
+        near = [schedule.replace(**{name: v}) for v in dict.fromkeys(_values(name, schedule, listed, machine.lanes))]
+        able = [s for s in near if s != schedule and s not in seen and row.check(problem, s, machine) is None]
+        step = {s: abs(int(s.params[name]) - int(value)) if isinstance(value, int) else 1 for s in able}
+        rated = sorted(((row.predicted_s(problem, s, machine), step[s], at) for at, s in enumerate(able)))
+        ranked.append(([able[at] for *_, at in rated], rated[0][0] if rated else 0.0))
+    turns = zip_longest(*(group for group, best in sorted(ranked, key=lambda entry: entry[1])))
+    return list(islice((s for s in chain.from_iterable(turns) if s is not None), limit))
 
 
-def _changed(schedule: Schedule, listed: list[Schedule], lanes: int) -> Iterator[Schedule]:
-    params = schedule.params
-    numbers = {v for v in params.values() if isinstance(v, int) and not isinstance(v, bool)}
-    for name, value in params.items():
-        for other in listed:  # values that the algorithm itself offers
-            if name in other.params:
-                yield schedule.replace(**{name: other.params[name]})
-        if isinstance(value, bool):
-            yield schedule.replace(**{name: not value})
-        elif isinstance(value, int):
-            steps = sorted({1, 2, lanes} | numbers)
-            around = [value * 2, value // 2, value * 3 // 2, value * 2 // 3]
-            around += [value + sign * step for step in steps for sign in (1, -1)]
-            for number in around:
-                if number > 0:
-                    yield schedule.replace(**{name: number})
+def _values(name: str, schedule: Schedule, listed: list[Schedule], lanes: int) -> Iterator[int | str | bool]:
+    """Values to try for a parameter: what the algorithm offers itself, and for numbers what lies around."""
+    value = schedule.params[name]
+    for other in listed:
+        if name in other.params:
+            yield other.params[name]
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        others = {v for v in schedule.params.values() if isinstance(v, int) and not isinstance(v, bool)}
+        around = [value * 2, value // 2, value * 3 // 2, value * 2 // 3]
+        around += [value + sign * step for step in sorted({1, 2, lanes} | others) for sign in (1, -1)]
+        yield from (number for number in around if number > 0)

@@ -52,6 +52,8 @@ class Search:
     least: int = 0  # candidates of an algorithm however slow it is predicted to be
     ratios: dict[Schedule, float] = field(default_factory=dict)  # to the first favourite
     failures: dict[Schedule, str] = field(default_factory=dict)
+    favourite: Schedule | None = None  # what the model alone would have chosen
+    untuned_s: float = math.nan  # and its time, measured beside the results
 
     def run(self) -> list[Result]:
         """The best result of each algorithm, the fastest first; raises `Unsupported` if none can be used."""
@@ -121,6 +123,7 @@ class Search:
             except CompileError as error:
                 self._drop(favourite, str(error))
                 continue
+            self.favourite = favourite
             few = sorted(self.ratios, key=self.ratios.__getitem__)[: max(4, len(self.ratios) // 3)]
             few = list(dict.fromkeys([*few, *map(self._best_of, self._names())]))
             longer = [s for s in few if s != favourite and self.ratios[s] < 3]
@@ -181,10 +184,12 @@ class Search:
         if not results:
             raise Unsupported(f"no candidate for {self.problem} computes it correctly")
         best, *others = results.values()
-        samples = self._compare(others or [best], best, rounds=6 if others else 3)
-        over = {s: samples[s].ratio if s in samples else self.ratios[s] / self.ratios[best] for s in others}
-        times = {best: samples[best].median_s, **{s: samples[best].median_s * ratio for s, ratio in over.items()}}
-        return [self._result(s, times[s], errors[s]) for s in sorted(times, key=times.__getitem__)]
+        beside = [s for s in dict.fromkeys([*others, self.favourite or best]) if s not in self.failures]
+        samples = self._compare(beside, best, rounds=6 if len(beside) > 1 else 3)
+        over = {s: samples[s].ratio if s in samples else self.ratios[s] / self.ratios[best] for s in beside}
+        times = {s: samples[best].median_s * ratio for s, ratio in {**over, best: 1.0}.items()}
+        self.untuned_s = times.get(self.favourite or best, times[best])
+        return [self._result(s, times[s], errors[s]) for s in sorted((best, *others), key=times.__getitem__)]
 
     def _result(self, schedule: Schedule, median_s: float, error: float) -> Result:
         row = ALGORITHMS[schedule.algorithm]

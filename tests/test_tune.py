@@ -253,5 +253,5 @@ def test_the_real_lab() -> None:
 def test_a_real_problem_is_tuned() -> None:
     record = tune([SMALL], algorithms=["direct"], budget_s=0.5)[0]
     assert record.results[0].error < 3e-6 and record.untuned_s > 0
-    kernel = sevenloops.compile(SMALL)
-    assert kernel.schedule == record.results[0].schedule and kernel.why.startswith("tuned")
+    kernel = sevenloops.compile(SMALL, algorithm="direct")
+    assert kernel.schedule == record.results[0].schedule and "tuned" in kernel.why

@@ -1,8 +1,8 @@
 """The choice: which algorithm and schedule computes a problem on a machine, and why.
 
 1. A tuned record for the problem and machine (`sevenloops.records`): the fastest of its schedules that is allowed and
-   still fits. An algorithm that did not exist when the record was made wins only if its prediction beats the measured
-   time by `CLEARLY`.
+   still fits. An algorithm that did not exist when the record was made wins only if its prediction beats both the
+   measured time and what would be predicted of that schedule now by `CLEARLY`.
 2. Else the cost model: the best schedule of every algorithm that supports the problem gets a predicted time
    (`Algorithm.predicted_s`), times a factor that the records of this machine have taught: the mean of measured over
    predicted time of that algorithm, in which records of similar problems count most.
@@ -40,7 +40,7 @@ __all__ = ["ACCURACIES", "Candidate", "Choice", "candidates", "check_accuracy", 
 Floats = npt.NDArray[np.float64]
 #: "fast" allows every algorithm inside the error bound of its row, "strict" those that sum up as the definition does.
 ACCURACIES = ("fast", "strict")
-#: a prediction has to be so much below a measured time to win against it
+#: a prediction has to be so much below a measured time (and its prediction) to win against it
 CLEARLY = 0.8
 #: weight of a factor of one when factors are learned, weight of a record of an entirely different problem
 PRIOR, FAR = 0.5, 0.02
@@ -138,7 +138,7 @@ def _choose(problem: Problem, machine: Machine, accuracy: str, algorithm: str | 
     if record is not None:
         measured = _measured(record, problem, machine, rows)
         if measured:
-            return _by_record(record, measured, _newer(record, problem, machine, rows), given)
+            return _by_record(record, measured, problem, machine, rows, given)
     offers = _predicted(problem, machine, rows)
     if algorithm:
         return Choice(offers[0].schedule, f"{given}the schedule is the best by the cost model", offers)
@@ -175,20 +175,19 @@ def _measured(record: Record, problem: Problem, machine: Machine, rows: Sequence
     return [r for r in able if ALGORITHMS[r.schedule.algorithm].check(problem, r.schedule, machine) is None]
 
 
-def _newer(record: Record, problem: Problem, machine: Machine, rows: Sequence[Algorithm]) -> tuple[Candidate, ...]:
-    """What algorithms offer that the record does not know."""
-    return _predicted(problem, machine, [row for row in rows if row.name not in record.considered])
-
-
 def _candidate(result: Result) -> Candidate:
     return Candidate(result.schedule, result.predicted_s, measured_s=result.median_s)
 
 
-def _by_record(record: Record, measured: list[Result], newer: tuple[Candidate, ...], given: str) -> Choice:
+def _by_record(
+    record: Record, measured: list[Result], problem: Problem, machine: Machine, rows: Sequence[Algorithm], given: str
+) -> Choice:
+    newer = _predicted(problem, machine, [row for row in rows if row.name not in record.considered])
     offers = _ranked([*map(_candidate, measured), *newer])
     best = measured[0]
     source = f"{record.date[:10]} on {record.cpu}"
-    if newer and newer[0].predicted_s < CLEARLY * best.median_s:
+    now_s = _predicted_s(problem, best.schedule, machine)[0] if newer else 0.0
+    if newer and newer[0].predicted_s < CLEARLY * min(best.median_s, now_s):
         why = f"{newer[0]}, newer than the tuned record of {source} and clearly below {_list([_candidate(best)])}"
         return Choice(newer[0].schedule, given + why, offers)
     return Choice(best.schedule, f"{given}tuned, {source}: {_list(offers)}", offers)
@@ -201,9 +200,15 @@ def _predicted(problem: Problem, machine: Machine, rows: Sequence[Algorithm]) ->
     offers = []
     for row in rows:
         schedule = row.schedules(problem, machine)[0]
-        factor = learned_factor(row, problem, machine)
-        offers.append(Candidate(schedule, factor * row.predicted_s(problem, schedule, machine), factor))
+        offers.append(Candidate(schedule, *_predicted_s(problem, schedule, machine)))
     return _ranked(offers)
+
+
+def _predicted_s(problem: Problem, schedule: Schedule, machine: Machine) -> tuple[float, float]:
+    """The corrected prediction, and the factor in it."""
+    row = ALGORITHMS[schedule.algorithm]
+    factor = learned_factor(row, problem, machine)
+    return factor * row.predicted_s(problem, schedule, machine), factor
 
 
 @functools.cache

@@ -27,9 +27,9 @@ from ..schedule import Schedule
 
 __all__ = ["Bench", "Lab", "Sample"]
 
-#: a slice; a kernel that takes longer than `LONG_S` runs once for warming and once for its time
+#: a slice; of a kernel that takes longer than `LONG_S`, the better of two runs
 SLICE_S, MIN_RUNS, MAX_RUNS, LONG_S = 0.003, 3, 2000, 0.01
-#: a candidate so many times slower than the other is measured once only
+#: a candidate that is so many times slower than the other, twice, is not measured again
 HOPELESS = 3.0
 COMPILE_LIMIT_S, MEASURE_LIMIT_S = 20.0, 120.0
 
@@ -159,13 +159,10 @@ def _room(problem: Problem, machine: Machine) -> _Room:
 
 
 def _slice_s(call: BoundCall, hopeless_s: float = math.inf) -> float:
-    """The median of some milliseconds of runs, warm; the first run alone, if it takes longer than `hopeless_s`."""
-    once = _run_s(call)
-    if once > hopeless_s:
+    """The median of some milliseconds of runs, warm; the better of two, if they take longer than `hopeless_s`."""
+    once = min(_run_s(call), _run_s(call))
+    if once > min(LONG_S, hopeless_s):
         return once
-    if once > LONG_S:
-        return _run_s(call)
-    call.run()
     times: list[float] = []
     end = time.perf_counter() + SLICE_S
     while len(times) < MIN_RUNS or (time.perf_counter() < end and len(times) < MAX_RUNS):
@@ -190,7 +187,7 @@ def _compare(
     before = _slice_s(other)
     for turn in range(rounds):
         for schedule in schedules[:: 1 - 2 * (turn % 2)]:
-            if time.perf_counter() > until or (ratios[schedule] and min(ratios[schedule]) > HOPELESS):
+            if time.perf_counter() > until or (turn > 1 and min(ratios[schedule], default=0) > HOPELESS):
                 continue
             took = _slice_s(room.call(schedule), HOPELESS * before)
             after = _slice_s(other)

@@ -33,7 +33,9 @@ OFFERS = ((1.6, 12), (3.0, 6), (8.0, 2))
 #: a challenger has to be so much faster than the best, and a runner-up so close to it
 BETTER, CLOSE = 0.985, 1.15
 NEIGHBOURS, GENERATIONS = 8, 3
-#: the shares of the budget after which no new stage of refining begins
+#: how many schedules besides the best are measured again at the end: a lucky measurement must not win
+RUNNERS_UP = 2
+#: the share of the budget after which no new stage of refining begins
 REFINE_UNTIL = 0.75
 
 
@@ -64,7 +66,7 @@ class Search:
         best = self._screen(pool)
         for name in self._close(best):
             best = self._refine(self._best_of(name), best)
-        return self._finish(best)
+        return self._finish()
 
     # ---- candidates --------------------------------------------------------------------------------------------------
 
@@ -169,27 +171,36 @@ class Search:
             start = winner
         return min((start, best), key=lambda s: self.ratios.get(s, math.inf))
 
-    def _finish(self, best: Schedule) -> list[Result]:
-        """The best correct schedule of each algorithm, measured side by side."""
-        results: dict[str, Schedule] = {}
+    def _finish(self) -> list[Result]:
+        """The best correct schedule of each algorithm, measured side by side with the runners-up and the favourite."""
+        finalists, errors = self._correct()
+        if not finalists:
+            raise Unsupported(f"no candidate for {self.problem} computes it correctly")
+        best, *others = finalists
+        samples = self._compare(others or [best], best, rounds=6 if others else 3, share=0.15)
+        over = {s: samples[s].ratio if s in samples else self.ratios[s] / self.ratios[best] for s in others}
+        times = {s: samples[best].median_s * ratio for s, ratio in {**over, best: 1.0}.items()}
+        ranked = sorted(times, key=times.__getitem__)
+        self.untuned_s = times[self.favourite] if self.favourite in times else times[ranked[0]]
+        firsts = {
+            name: next(s for s in ranked if s.algorithm == name) for name in dict.fromkeys(s.algorithm for s in ranked)
+        }
+        return [self._result(s, times[s], errors[s]) for s in firsts.values()]
+
+    def _correct(self) -> tuple[list[Schedule], dict[Schedule, float]]:
+        """The best of each algorithm, `RUNNERS_UP` more of the fastest, and the favourite, all checked; and their errors."""
+        kept: list[Schedule] = []
         errors: dict[Schedule, float] = {}
         for schedule in sorted(self.ratios, key=self.ratios.__getitem__):
-            if schedule.algorithm not in results:
+            first = all(schedule.algorithm != other.algorithm for other in kept)
+            if first or len(kept) <= RUNNERS_UP or schedule == self.favourite:
                 errors[schedule] = self.bench.error(schedule)
                 allowed = _allowed_error(self.problem, schedule)
                 if errors[schedule] <= allowed:
-                    results[schedule.algorithm] = schedule
+                    kept.append(schedule)
                 else:
                     self._drop(schedule, f"its result is wrong: off by {errors[schedule]:.1e}, {allowed:.1e} is allowed")
-        if not results:
-            raise Unsupported(f"no candidate for {self.problem} computes it correctly")
-        best, *others = results.values()
-        beside = [s for s in dict.fromkeys([*others, self.favourite or best]) if s not in self.failures]
-        samples = self._compare(beside, best, rounds=6 if len(beside) > 1 else 3)
-        over = {s: samples[s].ratio if s in samples else self.ratios[s] / self.ratios[best] for s in beside}
-        times = {s: samples[best].median_s * ratio for s, ratio in {**over, best: 1.0}.items()}
-        self.untuned_s = times.get(self.favourite or best, times[best])
-        return [self._result(s, times[s], errors[s]) for s in sorted((best, *others), key=times.__getitem__)]
+        return kept, errors
 
     def _result(self, schedule: Schedule, median_s: float, error: float) -> Result:
         row = ALGORITHMS[schedule.algorithm]

@@ -5,7 +5,7 @@
    measured time and what would be predicted of that schedule now by `CLEARLY`.
 2. Else the cost model: the best schedule of every algorithm that supports the problem gets a predicted time
    (`Algorithm.predicted_s`), times a factor that the records of this machine have taught: the mean of measured over
-   predicted time of that algorithm, in which records of similar problems count most.
+   predicted time of that algorithm for the most similar problems.
 
 The choice depends on the problem, the machine, the records and `accuracy` alone; not on the threads of a call, so that
 results do not. Nothing is measured.
@@ -42,8 +42,8 @@ Floats = npt.NDArray[np.float64]
 ACCURACIES = ("fast", "strict")
 #: a prediction has to be so much below a measured time (and its prediction) to win against it
 CLEARLY = 0.8
-#: weight of a factor of one when factors are learned, weight of a record of an entirely different problem
-PRIOR, FAR = 0.5, 0.02
+#: how many records of similar problems teach a factor, and the weight of a factor of one among them
+SIMILAR, PRIOR = 24, 0.5
 #: a factor beyond these says that the model does not know the algorithm at all
 FACTORS = (0.25, 4.0)
 
@@ -223,35 +223,40 @@ def model_digest(name: str) -> str:
 
 def learned_factor(row: Algorithm, problem: Problem, machine: Machine) -> float:
     """Measured over predicted time of an algorithm, from the records of this kind of machine; 1 where there are none."""
-    taught = _lessons(machine, records.generation, records.path()).get(row.name)
-    if taught is None:
-        return 1.0
-    points, ratios = taught
-    distance2 = ((points - _features(str(problem))) ** 2).sum(axis=1)
-    weights = np.exp(-distance2 / 2) + FAR
-    factor = math.exp(float(weights @ ratios) / (float(weights.sum()) + PRIOR))
-    return min(max(factor, FACTORS[0]), FACTORS[1])
+    total, weights = 0.0, PRIOR
+    for weight, record in _similar(str(problem), machine, records.generation, records.path()):
+        for result in record.results:
+            if result.schedule.algorithm == row.name and result.model == model_digest(row.name):
+                total += weight * math.log(result.median_s / result.predicted_s)
+                weights += weight
+    return min(max(math.exp(total / weights), FACTORS[0]), FACTORS[1])
+
+
+@functools.lru_cache(maxsize=256)
+def _similar(problem: str, machine: Machine, generation: int, path: Path) -> list[tuple[float, Record]]:
+    """The records of the most similar problems, each with its weight."""
+    keys, points = _known(machine, generation, path)
+    if not keys:
+        return []
+    distance2 = ((points - np.array(_features(problem))) ** 2).sum(axis=1)
+    nearest = np.argsort(distance2, kind="stable")[:SIMILAR].tolist()
+    weighted = [(math.exp(-float(distance2[at]) / 2), records.get(machine, keys[at])) for at in nearest]
+    return [(weight, record) for weight, record in weighted if record is not None and weight > 0.01]
 
 
 @functools.lru_cache(maxsize=8)
-def _lessons(machine: Machine, generation: int, path: Path) -> dict[str, tuple[Floats, Floats]]:
-    """For each algorithm, where its measured problems lie and the logarithms of measured over predicted."""
-    lessons: dict[str, list[tuple[Floats, float]]] = {}
-    for record in records.of_machine(machine):
-        for result in record.results:
-            name = result.schedule.algorithm
-            if name in ALGORITHMS and result.model == model_digest(name):
-                ratio = math.log(result.median_s / result.predicted_s)
-                lessons.setdefault(name, []).append((_features(record.problem), ratio))
-    return {name: (np.array([p for p, _ in seen]), np.array([r for _, r in seen])) for name, seen in lessons.items()}
+def _known(machine: Machine, generation: int, path: Path) -> tuple[list[tuple[str, str]], Floats]:
+    """Every problem with a record for this kind of machine, and where it lies among all problems."""
+    keys = sorted(records.problems(machine))
+    return keys, np.array([_features(problem) for problem, _ in keys])
 
 
 _WORD = re.compile(r"([a-z]+)(\d+)")
 
 
-def _features(descriptor: str) -> Floats:
-    """A problem as a point: halves of log2 of pixels, channels in and out, groups; log2 of taps and stride."""
-    sizes = {letters: int(number) for letters, number in (m.groups() for m in _WORD.finditer(descriptor))}
-    get = lambda *names: math.log2(math.prod(sizes.get(name, 1) for name in names))  # noqa: E731
-    pixels, ic, oc, taps = get("mb", "id", "ih", "iw", "m"), get("ic", "k"), get("oc", "n"), get("kd", "kh", "kw")
-    return np.array([pixels / 2, ic / 2, oc / 2, get("g") / 2, taps, get("sd", "sh", "sw")])
+def _features(descriptor: str) -> list[float]:
+    """A problem as a point: halves of log2 of pixels, channels in and out, groups; log2 of taps and of strides."""
+    sizes = dict(_WORD.findall(descriptor))
+    get = lambda *names: math.log2(math.prod(int(sizes[name]) for name in names if name in sizes))  # noqa: E731
+    pixels, ic, oc, groups = get("mb", "id", "ih", "iw", "m"), get("ic", "k"), get("oc", "n"), get("g")
+    return [pixels / 2, ic / 2, oc / 2, groups / 2, get("kd", "kh", "kw"), get("sd", "sh", "sw")]

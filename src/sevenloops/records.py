@@ -24,6 +24,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
@@ -38,7 +39,7 @@ from .paths import cache_dir
 from .problem import Problem
 from .schedule import Schedule
 
-__all__ = ["Record", "RecordError", "Result", "add", "clear", "find", "import_file", "machine_kind", "of_machine"]
+__all__ = ["Record", "RecordError", "Result", "add", "clear", "find", "get", "import_file", "machine_kind", "problems"]
 
 SHIPPED = Path(__file__).parent / "tune" / "default.jsonl"
 
@@ -135,18 +136,49 @@ def path() -> Path:
 # --------------------------------------------------------------------------------------------------- lookup
 
 
-@dataclass
+#: A line begins like this (see `Record`): enough to know what it is about, without reading all of it.
+_HEAD = re.compile(r'\{"problem": "([^"\\]*)", "kind": "([^"\\]*)", "cpu": "([^"\\]*)", .*\}')
+Key = tuple[str, str]
+
+
 class _Index:
-    """The records of one kind of machine, in the order in which they were written."""
+    """The records of one kind of machine by (problem, cpu): lines, parsed when they are asked for."""
 
-    records: dict[tuple[str, str, str], Record] = field(default_factory=dict)
-    found: dict[tuple[str | None, str], Record] = field(default_factory=dict)
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.lines: dict[Key, tuple[str, Path]] = {}
+        self.parsed: dict[Key, Record | None] = {}
+        self.found: dict[tuple[str | None, str], Key] = {}
 
-    def add(self, record: Record) -> None:
-        self.records[record.key] = record
-        for cpu in (record.cpu, None):
-            self.found[cpu, record.problem] = record
-            self.found[cpu, sizes_of(record.problem)] = record
+    def read(self, file: Path) -> None:
+        bad = 0
+        for line in _lines(file):
+            try:
+                problem, kind, cpu = _head(line)
+            except RecordError:
+                bad += 1
+                continue
+            if kind == self.kind:
+                self.lines[problem, cpu] = line, file
+        _warn_of(file, bad)
+
+    def finish(self) -> None:
+        for key in self.lines:
+            for name in (key[0], sizes_of(key[0])):
+                self.found[key[1], name] = self.found[None, name] = key
+        for key in self.lines:  # the very problem before another with the same sizes
+            self.found[key[1], key[0]] = self.found[None, key[0]] = key
+
+    def record(self, key: Key) -> Record | None:
+        """The record, or None with a warning if its line is damaged after all."""
+        if key not in self.parsed:
+            line, file = self.lines[key]
+            try:
+                self.parsed[key] = Record.from_json(line)
+            except RecordError:
+                self.parsed[key] = None
+                _warn_of(file, 1)
+        return self.parsed[key]
 
 
 _indexes: dict[tuple[Path, Path, str], _Index] = {}
@@ -163,7 +195,7 @@ def _forget() -> None:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -171,48 +203,63 @@ def _lines(file: Path) -> list[str]:
         return []
 
 
-def _read(file: Path, kind: str | None = None) -> list[Record]:
-    """The records of a file (of one kind of machine), with a warning for lines that are none."""
-    token = '"problem"' if kind is None else json.dumps(kind)
-    records, bad = [], 0
-    for line in _lines(file):
-        whole = line.startswith("{") and line.endswith("}")
-        if whole and token not in line and '"problem"' in line:
-            continue  # another machine's, not parsed
-        try:
-            if line.strip():
-                records.append(Record.from_json(line))
-        except RecordError:
-            bad += 1
+def _head(line: str) -> tuple[str, str, str]:
+    """Problem, kind and cpu of a line; raises `RecordError`."""
+    match = _HEAD.fullmatch(line)
+    if match:
+        return match[1], match[2], match[3]
+    record = Record.from_json(line)
+    return record.problem, record.kind, record.cpu
+
+
+def _warn_of(file: Path, bad: int) -> None:
     if bad:
         _damaged.add(file)
         what = "1 line is" if bad == 1 else f"{bad} lines are"
         warnings.warn(f"in the tuned records {file} {what} damaged and ignored", CacheWarning, stacklevel=4)
-    return [record for record in records if kind is None or record.kind == kind]
+
+
+def _read(file: Path) -> list[Record]:
+    """The records of a file, with a warning for lines that are none."""
+    records, bad = [], 0
+    for line in _lines(file):
+        try:
+            records.append(Record.from_json(line))
+        except RecordError:
+            bad += 1
+    _warn_of(file, bad)
+    return records
 
 
 def _index(machine: Machine) -> _Index:
     kind = machine_kind(machine)
     key = (SHIPPED, path(), kind)
-    if key not in _indexes:
-        index = _Index()
+    index = _indexes.get(key)
+    if index is None:
+        index = _Index(kind)
         for file in (SHIPPED, path()):
-            for record in _read(file, kind):
-                index.add(record)
+            index.read(file)
+        index.finish()
         _indexes[key] = index
-    return _indexes[key]
+    return index
 
 
 def find(problem: Problem, machine: Machine) -> Record | None:
     """The record for a problem and machine, the closest match first (see above), or None."""
-    found, text = _index(machine).found, str(problem)
+    index, text = _index(machine), str(problem)
     keys = [(cpu, name) for cpu in (machine.name, None) for name in (text, sizes_of(text))]
-    return next((found[key] for key in keys if key in found), None)
+    found = (index.record(index.found[key]) for key in keys if key in index.found)
+    return next((record for record in found if record), None)
 
 
-def of_machine(machine: Machine) -> list[Record]:
-    """Every record that counts for a kind of machine."""
-    return list(_index(machine).records.values())
+def problems(machine: Machine) -> list[Key]:
+    """Descriptor and processor of every record that counts for a kind of machine; `get` has the record."""
+    return list(_index(machine).lines)
+
+
+def get(machine: Machine, key: Key) -> Record | None:
+    """The record of one of `problems`, or None if it is damaged."""
+    return _index(machine).record(key)
 
 
 def entries() -> list[tuple[Record, bool]]:

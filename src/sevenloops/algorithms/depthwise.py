@@ -195,7 +195,8 @@ def _cost(
     taps = math.prod(g.kernel)
     reach = lambda tile, axis: (tile - 1) * g.stride[axis] + (g.kernel[axis] - 1) * g.dilation[axis] + 1  # noqa: E731
     inputs = min(reach(px, 2) * reach(rows, 1), taps * px * rows) * g.kernel[0]
-    tile = vectors * max(taps * px * rows / 2, (inputs + taps) / 2) + 6
+    spilled = max(0, px * rows * vectors + 4 - machine.vector_registers)
+    tile = vectors * max(taps * px * rows / 2, (inputs + taps) / 2) + 6 + 1.5 * taps * spilled
     tiles = ceil_div(g.out[2], px) * ceil_div(task_rows, rows) * ceil_div(oc, nr)
     staged_rows = reach(task_rows, 1)
     staged = staged_rows * g.size[2] * oc / machine.lanes * 1.5 if stage else 0

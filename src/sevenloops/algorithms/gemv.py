@@ -19,6 +19,8 @@ from .cost import FORK_CYCLES, L3_BYTES_PER_CYCLE, clock_hz, memory_s
 from .naive import _raw_pack
 
 MAX_ROWS = 8
+#: share of the arithmetic that memory does not hide: one stream alone does not keep it busy
+EXPOSED = 0.2
 PARAMETERS = {
     "columns": "elements of y computed side by side",
     "vectors": "vectors of partial sums per element",
@@ -121,6 +123,7 @@ def cost(problem: GemmProblem, s: Schedule, machine: Machine) -> float:
     """Seconds: a tile's steps along k on two FMA and two load ports, its sums across the lanes, and B from where it lies."""
     vectors = s.columns * s.vectors
     step = max(vectors * problem.m / 2, (vectors + s.vectors * problem.m) / 2, 4.0)
+    step += 1.5 * max(0, (vectors + s.vectors) * problem.m - machine.vector_registers)  # sums without a register
     steps, rest = divmod(problem.k, s.vectors * machine.lanes)
     tile = steps * (step + 1) + s.columns * problem.m * (rest + 3 * s.vectors + 8) + 20
     b_bytes = 4.0 * s.columns * problem.k
@@ -129,7 +132,8 @@ def cost(problem: GemmProblem, s: Schedule, machine: Machine) -> float:
     tasks = ceil_div(problem.n, s.task_columns)
     task = ceil_div(s.task_columns, s.columns) * tile + 100
     cycles = (ceil_div(tasks, machine.cores) + 0.1) * task + FORK_CYCLES if s.parallel else tasks * task
-    return max(float(cycles) / clock_hz(machine), memory_s(machine, problem.unique_bytes))
+    busy, waiting = float(cycles) / clock_hz(machine), memory_s(machine, problem.unique_bytes)
+    return max(busy, waiting) + EXPOSED * min(busy, waiting)
 
 
 def check(problem: GemmProblem, schedule: Schedule, machine: Machine) -> str | None:

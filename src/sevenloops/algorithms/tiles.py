@@ -36,6 +36,8 @@ EXPOSED_WEIGHTS, EXPOSED_INPUT = 0.6, 0.1
 ADDRESS_REGISTERS = 10
 #: registers left to the compiler, with 16 and with 32 of them: without, it spills sums (seen: 14 x 32 at 70 % of 13 x 32)
 SPARE_REGISTERS = (1, 2)
+#: cycles for a sum without a register, in each tap: it is loaded, and stored again
+SPILL_CYCLES = 1.5
 #: cycles that a tile spends outside its hot loop: addresses, clearing, epilogue and stores
 TILE_OVERHEAD = 30
 
@@ -116,7 +118,10 @@ def _cost(shape: ProductShape, t: Tiling, machine: Machine) -> Any:
     panels_in_task = ceil_div(panels, t.channel_parts)
     tasks = ceil_div(shape.pixels, t.task_pixels) * t.channel_parts * shape.slices
     tiles = ceil_div(t.task_pixels, t.tile_pixels)
-    hot = shape.taps * tap_cycles(t.tile_pixels, t.tile_channels // machine.lanes)
+    vectors = t.tile_channels // machine.lanes
+    registers = machine.vector_registers - SPARE_REGISTERS[machine.vector_registers >= 32]
+    spilled = np.maximum(0, (t.tile_pixels + 1) * vectors + 1 - registers)
+    hot = shape.taps * (tap_cycles(t.tile_pixels, vectors) + SPILL_CYCLES * spilled)
     weight_bytes = 4 * shape.taps * t.tile_channels
     block_bytes = weight_bytes / t.k_blocks
     # The panel comes from L3 once per task, and again for each tile if a block of it does not stay in L2.

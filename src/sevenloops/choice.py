@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -214,7 +215,9 @@ def _predicted_s(problem: Problem, schedule: Schedule, machine: Machine) -> tupl
 @functools.cache
 def model_digest(name: str) -> str:
     """Stands for the sources of an algorithm and of the cost model: what it taught counts only while they stay the same."""
-    files = [cost_module.__file__, tiles_module.__file__, sys.modules[ALGORITHMS[name].define.__module__].__file__]
+    define: Any = ALGORITHMS[name].define
+    own = sys.modules[getattr(define, "func", define).__module__]  # a `functools.partial` has the function inside
+    files = [cost_module.__file__, tiles_module.__file__, own.__file__]
     digest = hashlib.sha256()
     for file in files:
         digest.update(Path(file).read_bytes() if file else b"")

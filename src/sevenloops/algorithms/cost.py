@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ..machine import Machine
 
-__all__ = ["EFFICIENCY", "FORK_CYCLES", "clock_hz", "macs_per_cycle", "memory_s", "phase_s"]
+__all__ = ["EFFICIENCY", "FORK_CYCLES", "clock_hz", "macs_per_cycle", "memory_s", "phase_s", "with_memory_s"]
 
 #: 1e9 cycles a second under vector load where no peak has been measured: server cores of recent years
 DEFAULT_CLOCK_GHZ = {"avx512": 2.6, "avx2": 3.0, "sse4": 3.0, "neon": 2.8}
@@ -30,6 +30,8 @@ FORK_CYCLES = 6_000
 EFFICIENCY = 0.6
 #: share of the last cache that one call can count on: it is shared, with other processes too
 L3_SHARE = 0.7
+#: share of the shorter of arithmetic and memory that the longer does not hide
+EXPOSED = 0.2
 
 
 def macs_per_cycle(machine: Machine) -> float:
@@ -55,6 +57,12 @@ def memory_s(machine: Machine, touched_bytes: float) -> float:
     if touched_bytes <= L3_SHARE * machine.l3_bytes:
         return 0.0
     return touched_bytes / bandwidth(machine)
+
+
+def with_memory_s(machine: Machine, busy_cycles: float, touched_bytes: float) -> float:
+    """Seconds of a call that is busy for some cycles while memory brings what no cache holds; they overlap, not fully."""
+    busy, waiting = busy_cycles / clock_hz(machine), memory_s(machine, touched_bytes)
+    return max(busy, waiting) + EXPOSED * min(busy, waiting)
 
 
 def phase_s(

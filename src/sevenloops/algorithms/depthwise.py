@@ -19,7 +19,7 @@ from ..machine import Machine
 from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, Geometry, ceil_div, only_conv
-from .cost import FORK_CYCLES, clock_hz, memory_s
+from .cost import FORK_CYCLES, with_memory_s
 
 PARAMETERS = {
     "tile_pixels": "outputs of a row in the register tile",
@@ -184,7 +184,7 @@ def cost(problem: ConvProblem, s: Schedule, machine: Machine) -> float:
     """Seconds by the model."""
     tiling = (s.tile_pixels, s.tile_rows, s.tile_channels, s.task_rows)
     cycles = _cost(Geometry.of(problem), problem.out_channels, *tiling, s.stage, s.parallel, machine)
-    return max(cycles / clock_hz(machine), memory_s(machine, problem.unique_bytes))
+    return with_memory_s(machine, cycles, problem.unique_bytes)
 
 
 def _cost(

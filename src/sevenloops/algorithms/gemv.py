@@ -15,12 +15,10 @@ from ..machine import Machine
 from ..problem import GemmProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, ceil_div
-from .cost import FORK_CYCLES, L3_BYTES_PER_CYCLE, clock_hz, memory_s
+from .cost import FORK_CYCLES, L3_BYTES_PER_CYCLE, with_memory_s
 from .naive import _raw_pack
 
 MAX_ROWS = 8
-#: share of the arithmetic that memory does not hide: one stream alone does not keep it busy
-EXPOSED = 0.2
 PARAMETERS = {
     "columns": "elements of y computed side by side",
     "vectors": "vectors of partial sums per element",
@@ -132,8 +130,7 @@ def cost(problem: GemmProblem, s: Schedule, machine: Machine) -> float:
     tasks = ceil_div(problem.n, s.task_columns)
     task = ceil_div(s.task_columns, s.columns) * tile + 100
     cycles = (ceil_div(tasks, machine.cores) + 0.1) * task + FORK_CYCLES if s.parallel else tasks * task
-    busy, waiting = float(cycles) / clock_hz(machine), memory_s(machine, problem.unique_bytes)
-    return max(busy, waiting) + EXPOSED * min(busy, waiting)
+    return with_memory_s(machine, float(cycles), problem.unique_bytes)
 
 
 def check(problem: GemmProblem, schedule: Schedule, machine: Machine) -> str | None:

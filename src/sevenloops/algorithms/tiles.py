@@ -20,7 +20,7 @@ from ..machine import Machine
 from ..problem import Problem
 from ..schedule import Schedule
 from .base import ceil_div
-from .cost import FORK_CYCLES, L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, clock_hz, memory_s
+from .cost import FORK_CYCLES, L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, with_memory_s
 
 __all__ = ["PARAMETERS", "ProductShape", "check_tiled", "cost_cycles", "tiled_schedules", "tiled_seconds", "tiled_workspace"]
 
@@ -98,8 +98,8 @@ def cost_cycles(shape: ProductShape, s: Schedule, machine: Machine) -> float:
 
 
 def tiled_seconds(problem: Problem, shape: ProductShape, s: Schedule, machine: Machine) -> float:
-    """Predicted seconds: the cycles at the machine's clock, and no less than memory takes for what no cache holds."""
-    return max(cost_cycles(shape, s, machine) / clock_hz(machine), memory_s(machine, problem.unique_bytes))
+    """Predicted seconds: the cycles at the machine's clock, and memory for what no cache holds."""
+    return with_memory_s(machine, cost_cycles(shape, s, machine), problem.unique_bytes)
 
 
 class Tiling(NamedTuple):

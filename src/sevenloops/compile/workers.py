@@ -165,4 +165,7 @@ def main() -> None:
             answer = (True, function(*args))
         except Exception as error:
             answer = (False, error)
-        _send(sink, answer)
+        try:
+            _send(sink, answer)
+        except BrokenPipeError:  # the parent was interrupted
+            os._exit(0)  # not by the usual road, which would flush the pipe once more

@@ -97,8 +97,8 @@ def product_shape(problem: ConvProblem) -> ProductShape:
 
 
 def cost(problem: ConvProblem, schedule: Schedule, machine: Machine) -> float:
-    """Seconds: the column matrix is written, and the product reads it."""
-    written = phase_s(machine, moved_bytes=2.0 * column_bytes(problem), parallel=schedule.parallel)
+    """Seconds: the column matrix is written (into lines that are fetched first, in pages that are new), and read again."""
+    written = phase_s(machine, moved_bytes=4.0 * column_bytes(problem), parallel=schedule.parallel)
     return written + tiled_seconds(problem, product_shape(problem), schedule, machine)
 
 

@@ -24,7 +24,7 @@ from .base import Algorithm, Buffer, Definition, Geometry
 from .cost import clock_hz
 
 #: a dependent addition, and what stands around it
-CYCLES_PER_MAC = 6.0
+CYCLES_PER_MAC = 3.0
 
 # ------------------------------------------------------------------------------------------------- supports
 

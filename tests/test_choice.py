@@ -27,7 +27,7 @@ MACHINE = Machine.described("avx2", name="test processor", cores=4, os="linux")
 
 
 @pytest.fixture(autouse=True)
-def no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seven_algorithms: None) -> Iterator[None]:
     """A database that starts empty, without what is shipped; the kernels stay where they are."""
     monkeypatch.setattr(records, "SHIPPED", tmp_path / "default.jsonl")
     monkeypatch.setattr(records, "path", lambda: tmp_path / "tuned.jsonl")

@@ -91,6 +91,7 @@ def hidden(schedule: Schedule) -> float:
     return float(1 + steps + 0.01 * math.log2(params["task_pixels"]))
 
 
+@pytest.mark.usefixtures("seven_algorithms")
 def test_the_search_climbs_to_the_fastest() -> None:
     table = Table(hidden)
     record = search(table)
@@ -105,6 +106,7 @@ def test_the_search_climbs_to_the_fastest() -> None:
     assert record.untuned_s == pytest.approx(hidden(favourite))
 
 
+@pytest.mark.usefixtures("seven_algorithms")
 def test_the_record_has_the_best_of_each_algorithm() -> None:
     record = search(Table(lambda s: 1.0 if s.algorithm == "im2col" else 1.5))
     assert [r.schedule.algorithm for r in record.results] == ["im2col", "direct"]
@@ -113,6 +115,7 @@ def test_the_record_has_the_best_of_each_algorithm() -> None:
     assert all(r.predicted_s > 0 for r in record.results)
 
 
+@pytest.mark.usefixtures("seven_algorithms")
 def test_what_does_not_compile_crashes_or_is_wrong_is_left_out() -> None:
     favourites = ALGORITHMS["direct"].schedules(CONV, HOST)
     broken = {favourites[0]: 2, favourites[1]: 1, favourites[2]: 2}
@@ -156,6 +159,7 @@ def test_a_schedule_of_ones_own_enters() -> None:
         search(Table(hidden), extra_schedules=[Schedule("other")])
 
 
+@pytest.mark.usefixtures("seven_algorithms")
 def test_algorithms_can_be_named() -> None:
     table = Table(lambda s: 1.0)
     record = search(table, algorithms=["naive"])
@@ -199,6 +203,7 @@ def test_what_is_left_is_estimated() -> None:
     assert ends[0].left_s == pytest.approx(2 * len(table.built) / 3, rel=0.5) and ends[2].left_s == 0
 
 
+@pytest.mark.usefixtures("seven_algorithms")
 def test_one_failing_problem_does_not_stop_the_others() -> None:
     table = Table(lambda s: 1.0, fails=lambda s: 1 if s.algorithm in ("direct", "im2col", "naive") else 0)
     steps: list[Progress] = []

@@ -22,7 +22,20 @@ from ..schedule import Schedule
 from .base import ceil_div
 from .cost import FORK_CYCLES, L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, with_memory_s
 
-__all__ = ["PARAMETERS", "ProductShape", "check_tiled", "cost_cycles", "tiled_schedules", "tiled_seconds", "tiled_workspace"]
+__all__ = [
+    "FORK_CYCLES",
+    "L2_BYTES_PER_CYCLE",
+    "L3_BYTES_PER_CYCLE",
+    "PARAMETERS",
+    "ProductShape",
+    "check_tiled",
+    "cost_cycles",
+    "register_tiles",
+    "tap_cycles",
+    "tiled_schedules",
+    "tiled_seconds",
+    "tiled_workspace",
+]
 
 Ints = npt.NDArray[np.int64]
 FMA_LATENCY = 4
@@ -84,11 +97,13 @@ def register_tiles(machine: Machine, oc: int, pixels: int) -> list[tuple[int, in
     return tiles
 
 
-def tap_cycles(mr: Any, vectors: Any) -> Any:
-    """Cycles of one tap in the hot loop, from the ports, plus a little for the loop itself; numbers or arrays of them."""
-    spilled = np.maximum(0, mr - ADDRESS_REGISTERS)  # addresses that must be loaded again
+def tap_cycles(mr: int, vectors: int) -> float:
+    """Cycles of one tap in the hot loop, from the ports, plus a little for the loop itself; of arrays, an array."""
+    largest: Any = np.maximum if hasattr(mr, "shape") else max
+    spilled = largest(0, mr - ADDRESS_REGISTERS)  # addresses that must be loaded again
     fma, loads = mr * vectors / 2, (mr + vectors + spilled) / 2
-    return np.maximum(np.maximum(fma, loads), FMA_LATENCY) + 0.2 * loads + 0.8
+    cycles: float = largest(largest(fma, loads), FMA_LATENCY) + 0.2 * loads + 0.8
+    return cycles
 
 
 def cost_cycles(shape: ProductShape, s: Schedule, machine: Machine) -> float:

@@ -16,6 +16,19 @@ settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+@pytest.fixture
+def seven_algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A table of the algorithms whose order by predicted time the tests of the choice know; and no choice remembered."""
+    from sevenloops import choice
+    from sevenloops.algorithms import ALGORITHMS
+
+    for name in set(ALGORITHMS) - {"depthwise", "pointwise", "direct", "gemv", "gemm", "im2col", "naive"}:
+        monkeypatch.delitem(ALGORITHMS, name)
+    choice._choose.cache_clear()
+    yield
+    choice._choose.cache_clear()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def fresh_cache() -> Iterator[None]:
     """Compile everything again: a kernel left by an older version of the code must not pass a test.

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from sevenloops.bench import runner
 from sevenloops.bench.engines import ENGINES, Prepared, fastest
-from sevenloops.bench.inputs import largest_error, make_inputs, reference_output
 from sevenloops.bench.networks import Layer
 from sevenloops.bench.process import EngineProcess, WorkerError
 from sevenloops.bench.report import render, summary, to_json, write_atomically
 from sevenloops.bench.results import BenchRun, Row, Timing, geometric_mean
 from sevenloops.bench.runner import BenchError, Options, as_layers, run_bench
 from sevenloops.descriptor import parse_problem
+from sevenloops.inputs import largest_error, make_inputs, reference_output
 from sevenloops.machine import Machine
 
 PROBLEMS = [
@@ -152,6 +152,7 @@ def test_a_run_end_to_end() -> None:
     assert conv.timings["numpy"].reason == "NumPy has no convolution"
     assert conv.timings["sevenloops:naive"].note == "naive" and conv.timings["sevenloops"].note != "naive"
     for row in run.rows:
+        assert len(row.timings["sevenloops"].peaks_gflops) == 2 and not row.timings["sevenloops:naive"].peaks_gflops
         for timing in row.timings.values():
             assert timing.reason or (timing.error is not None and timing.error < 1e-6)
     assert run.environment["engines"]["numpy"] == np.__version__
@@ -254,6 +255,21 @@ def test_the_json_has_times_and_reasons() -> None:
     assert engines["sevenloops"]["median_s"] == 2e-3 and engines["sevenloops"]["round_medians_s"] == [2e-3, 2e-3]
     assert engines["sevenloops"]["share_of_peak"] == pytest.approx(0.1)
     assert engines["openvino"] == {"reason": "openvino is not installed"}
+
+
+def test_the_share_is_of_the_peak_beside_where_it_was_sampled() -> None:
+    run = a_run()
+    row = run.rows[0]
+    assert run.share_of_peak(row, "sevenloops") == pytest.approx(0.1) and run.share_of_peak(row, "openvino") is None
+    own = dataclasses.replace(row.timings["sevenloops"], peaks_gflops=(5.0, 2.0, 1.0))
+    run = dataclasses.replace(run, rows=(dataclasses.replace(row, timings={**row.timings, "sevenloops": own}),))
+    values = json.loads(to_json(run))["rows"][0]["engines"]["sevenloops"]
+    assert (values["share_of_peak"], values["share_of_peak_beside"]) == (pytest.approx(0.1), pytest.approx(0.5))
+    assert values["peak_gflops_beside"] == 2.0
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(render(run))
+    assert "beside each row: 2 to 2 GFLOP/s" in capture.get()
 
 
 def test_writing_replaces_a_file_whole_or_not_at_all(tmp_path: Path) -> None:

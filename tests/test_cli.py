@@ -30,7 +30,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def test_help_names_every_command() -> None:
     status, text, _ = run("--help")
     assert status == 0
-    for command in ("machine", "bench", "compile", "explain", "cache", "demo"):
+    for command in ("machine", "bench", "compile", "tune", "tuned", "explain", "cache", "demo"):
         assert command in text
 
 
@@ -54,6 +54,35 @@ def test_compile_fills_the_cache() -> None:
     assert problem in run("cache", "list", "--json")[1]
     status, _, errors = run("compile")
     assert status == 2 and "no problem was given" in errors
+
+
+def test_tune_and_the_records(tmp_path: Path) -> None:
+    problem = "mb1 ic4 ih8 iw6 oc5 kh3 kw3"
+    own = json.dumps({"algorithm": "naive"})
+    status, text, _ = run("tune", problem, "--algorithm", "naive", "--budget", "1", "--schedule", own)
+    assert status == 0 and text.startswith(f"{problem}: ") and "Schedule('naive')" in text
+    assert "untuned over tuned: geometric mean" in text
+    assert "(tuned before)" in run("tune", problem, "--algorithm", "naive")[1]
+    status, text, _ = run("tuned", "list", "--json")
+    assert status == 0 and {record["problem"]: record["shipped"] for record in json.loads(text)}[problem] is False
+    status, text, _ = run("tuned", "list")
+    assert status == 0 and "naive" in text
+    file = tmp_path / "records.jsonl"
+    status, text, _ = run("tuned", "export", str(file), "--this-machine")
+    assert status == 0 and text.endswith(f"records written to {file}\n")
+    assert run("tuned", "clear")[0] == 0 and problem not in run("tuned", "list", "--json")[1]
+    status, text, _ = run("tuned", "import", str(file))
+    assert status == 0 and problem in run("tuned", "list", "--json")[1]
+    run("tuned", "clear")
+    for arguments, message in (
+        (["tune"], "no problem was given"),
+        (["tune", problem, "--schedule", "{}"], "not a schedule"),
+        (["tune", problem, "--algorithm", "depthwise"], "groups = in_channels"),
+        (["tuned", "import", str(tmp_path / "none")], "No such file"),
+        (["explain", SMALL, "--accuracy", "exact"], "accuracy must be one of"),
+    ):
+        status, _, errors = run(*arguments)
+        assert status == 2 and message in errors
 
 
 def test_bench_prints_a_table_and_writes_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,12 @@ MAX_LINES = 400
 #: this list. The first are the values; the package's `__init__` ("sevenloops") shows what users see; nobody imports cli.
 ROOMS = {
     "values": "errors epilogue problem descriptor schedule machine machine_detect machine_measure paths reference",
-    "tools": "arrays weights",
+    "tools": "arrays inputs weights records",
     "algorithms": "algorithms",
     "layers": "layers",
+    "choice": "choice",
     "compile": "compile",
+    "tune": "tune",
     "functional": "functional",
     "front": "sevenloops",
     "bench": "bench",

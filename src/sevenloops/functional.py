@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import records
 from .arrays import address, as_array, check_output
 from .compile import Kernel, compile
 from .compile.kernel import Packed
@@ -56,7 +57,9 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any 
         residual: an array of the result's shape to add before the activation.
         out: where to write; must not overlap an input.
         threads: at most this many threads; never more than the process may use. The result does not depend on it.
-        algorithm, schedule: force one instead of the model's choice.
+        algorithm, schedule: force one instead of the choice (a tuned record, else the cost model).
+        accuracy: `"fast"` allows every algorithm inside the error bound of its row, `"strict"` only those that accumulate
+            as the definition does.
 
     Returns the result, `(n, oc, oh, ow)` or `(n, oh, ow, oc)`.
     Raises `ProblemError`, `ArrayError`, `DtypeError`, `Unsupported`, `ScheduleError`, `CompileError`.
@@ -102,6 +105,7 @@ def _conv(
     threads: int | None = None,
     algorithm: str | None = None,
     schedule: Schedule | None = None,
+    accuracy: str = "fast",
 ) -> Array:
     if type(x) is not np.ndarray:
         x = as_array("x", x)
@@ -111,7 +115,7 @@ def _conv(
         bias = as_array("bias", bias)
     key = (
         rank, x.shape, x.dtype.char, weight.shape, bias is None, residual is None, stride, padding, dilation, groups,
-        layout, activation, activation_params, threads, algorithm, schedule,
+        layout, activation, activation_params, threads, algorithm, schedule, accuracy, records.generation,
     )  # fmt: skip
     try:
         kernel = _conv_kernels.get(key)
@@ -122,7 +126,7 @@ def _conv(
         where = None if residual is None else "before"
         epilogue = Epilogue(bias is not None, activation, tuple(activation_params), where)
         problem = _conv_problem(rank, x, weight, stride, padding, dilation, groups, layout, epilogue)
-        kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads)
+        kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads, accuracy=accuracy)
         _conv_kernels[key] = kernel
     packed = kernel.pack_for_call(weight)
     bias = None if bias is None else np.ascontiguousarray(bias)
@@ -191,7 +195,7 @@ def _common_dtype(a: Array, b: Array) -> str:
 
 def matmul(
     a: Any, b: Any, *, out: Any = None, threads: int | None = None, algorithm: str | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | None = None, accuracy: str = "fast",
 ) -> Array:  # fmt: skip
     """The product of `a[m, k]` and `b[k, n]`, float32 or float64; a transposed view is read as it lies, without a copy.
 
@@ -200,12 +204,13 @@ def matmul(
     a, b = as_array("a", a), as_array("b", b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ArrayError(f"matmul needs a[m, k] and b[k, n], got shapes {a.shape} and {b.shape}")
-    return _product(a, b, None, Epilogue(), out, threads, algorithm, schedule)
+    return _product(a, b, None, Epilogue(), out, threads, algorithm, schedule, accuracy)
 
 
 def linear(
     x: Any, weight: Any, bias: Any = None, *, activation: str = "none", activation_params: tuple[float, ...] = (),
     out: Any = None, threads: int | None = None, algorithm: str | None = None, schedule: Schedule | None = None,
+    accuracy: str = "fast",
 ) -> Array:  # fmt: skip
     """A fully connected layer: `x[..., in] @ weight[out, in].T + bias[out]`, and an activation.
 
@@ -221,7 +226,7 @@ def linear(
         check_output(out, shape, x.dtype.name, {"x": x, "weight": weight})
         out = out.reshape(rows.shape[0], -1)
     bias = None if bias is None else np.ascontiguousarray(as_array("bias", bias))
-    return _product(rows, weight.T, bias, epilogue, out, threads, algorithm, schedule).reshape(shape)
+    return _product(rows, weight.T, bias, epilogue, out, threads, algorithm, schedule, accuracy).reshape(shape)
 
 
 def _stored(array: Array) -> tuple[Array, bool]:
@@ -234,12 +239,15 @@ def _stored(array: Array) -> tuple[Array, bool]:
 
 
 def _product(
-    a: Array, b: Array, bias: Any, epilogue: Epilogue, out: Any, threads: Any, algorithm: Any, schedule: Any
+    a: Array, b: Array, bias: Any, epilogue: Epilogue, out: Any, threads: Any, algorithm: Any, schedule: Any, accuracy: str
 ) -> Array:
     (a, trans_a), (b, trans_b) = _stored(a), _stored(b)
     if not (a.flags.aligned and b.flags.aligned):
         a, b = np.require(a, requirements=("C", "A")), np.require(b, requirements=("C", "A"))
-    key = (a.shape, b.shape, trans_a, trans_b, a.dtype.char, b.dtype.char, epilogue, threads, algorithm, schedule)
+    key = (
+        a.shape, b.shape, trans_a, trans_b, a.dtype.char, b.dtype.char, epilogue, threads, algorithm, schedule, accuracy,
+        records.generation,
+    )  # fmt: skip
     kernel = _gemm_kernels.get(key)
     if kernel is None:
         dtype = _common_dtype(a, b)
@@ -248,5 +256,6 @@ def _product(
         if min(m, n, k) < 1:
             raise ProblemError(f"a product needs at least one row, column and term, got m={m}, n={n}, k={k}")
         problem = GemmProblem(m, n, k, trans_a, trans_b, epilogue=epilogue, dtype=dtype)
-        kernel = _gemm_kernels[key] = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads)
+        kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads, accuracy=accuracy)
+        _gemm_kernels[key] = kernel
     return kernel(a, kernel.pack_for_call(b), bias=bias, out=out)

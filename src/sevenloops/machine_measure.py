@@ -36,7 +36,7 @@ from .paths import cache_dir
 if TYPE_CHECKING:
     from .machine import Machine
 
-__all__ = ["bandwidth_ir", "emit_assembly", "measure", "peak_ir", "store", "stored_path", "with_stored"]
+__all__ = ["bandwidth_ir", "emit_assembly", "measure", "peak_ir", "peak_sampler", "store", "stored_path", "with_stored"]
 
 FIGURE_S = 0.9  # time spent on one figure
 RUN_S = 0.002  # a run of the peak loop is at least this long; threads start within some 0.02 ms of each other
@@ -168,6 +168,11 @@ class _Loop:
 
 
 def _peak_gflops(machine: Machine, threads: int) -> float:
+    return peak_sampler(machine, threads)(FIGURE_S)
+
+
+def peak_sampler(machine: Machine, threads: int) -> Callable[[float], float]:
+    """A function that samples the peak of `threads` cores (1e9 FLOP/s) for some seconds: the best run of those."""
     loop = _Loop(machine, peak_ir(machine), "peak", ctypes.c_void_p, ctypes.c_int64)
     n = chains(machine)
     data = [_aligned((n + 2) * machine.lanes).reshape(n + 2, machine.lanes) for _ in range(threads)]
@@ -182,8 +187,12 @@ def _peak_gflops(machine: Machine, threads: int) -> float:
         begin = time.perf_counter()
         loop.run(data[0].ctypes.data, rounds)
         took_s = time.perf_counter() - begin
-    best_s = _best_seconds(threads, lambda thread, _: loop.run(data[thread].ctypes.data, rounds))
-    return 2.0 * machine.lanes * n * UNROLL * rounds * threads / best_s / 1e9
+
+    def sample(figure_s: float) -> float:
+        best_s = _best_seconds(threads, lambda thread, _: loop.run(data[thread].ctypes.data, rounds), figure_s)
+        return 2.0 * machine.lanes * n * UNROLL * rounds * threads / best_s / 1e9
+
+    return sample
 
 
 def _bandwidth_gbs(machine: Machine) -> float:
@@ -202,7 +211,7 @@ def _bandwidth_gbs(machine: Machine) -> float:
     def read(thread: int, turn: int) -> None:
         loop.run(data[thread][turn % PARTS].ctypes.data, rounds, out[thread].ctypes.data)
 
-    best_s = _best_seconds(threads, read)
+    best_s = _best_seconds(threads, read, FIGURE_S)
     return rounds * round_bytes * threads / best_s / 1e9
 
 
@@ -221,8 +230,8 @@ def _aligned(size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     return raw[first : first + size]
 
 
-def _best_seconds(threads: int, call: Callable[[int, int], None]) -> float:
-    """Shortest time in which `threads` threads, started together, all finish `call(thread, turn)`; FIGURE_S of trying."""
+def _best_seconds(threads: int, call: Callable[[int, int], None], figure_s: float) -> float:
+    """Shortest time in which `threads` threads, started together, all finish `call(thread, turn)`."""
     barrier = threading.Barrier(threads, timeout=10)  # an error, not a standstill, if a thread cannot be started
     cpus = core_cpus()
     # Where there are more cores than threads (a quota), the system knows better than we do which of them are free.
@@ -237,7 +246,7 @@ def _best_seconds(threads: int, call: Callable[[int, int], None]) -> float:
         call(thread, turn)
         return start, time.perf_counter()
 
-    best_s, turn, until = float("inf"), 0, time.perf_counter() + FIGURE_S
+    best_s, turn, until = float("inf"), 0, time.perf_counter() + figure_s
     with ThreadPoolExecutor(threads) as pool:
         while turn == 0 or time.perf_counter() < until:
             spans = list(pool.map(one, range(threads), [turn] * threads))

@@ -10,6 +10,7 @@ from typing import Any
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
+from .cost import phase_s
 
 __all__ = ["Algorithm", "Buffer", "Definition", "Geometry"]
 
@@ -47,6 +48,15 @@ class Algorithm:
     user's own, perhaps) does not fit. `define` writes the Halide code. `tolerance` bounds the error relative to the
     largest output; `kinds` are the classes of problems it is for, and
     `exact_on_integers` says that small integers give the exact result.
+
+    `accumulates_as_defined` says that every output is the sum of the definition's products, in some order of its terms:
+    what `accuracy="strict"` keeps to. Algorithms that transform their input (Winograd, FFT) say False.
+
+    `cost(problem, schedule, machine)` predicts the seconds of one call on all cores, weights packed, inputs where the
+    call before left them (in the caches, if they fit); by it algorithms are compared where nothing has been tuned. It is a
+    sum of `cost.phase_s`, one for each loop over all cores; it must be quick (some 0.1 ms), measure nothing, and depend on
+    its arguments alone. `schedules` should rank by the same model. Without one, `predicted_s` takes the executed MACs and
+    twice the workspace as one phase.
     """
 
     name: str
@@ -62,6 +72,16 @@ class Algorithm:
     kinds: tuple[type, ...] = (ConvProblem,)
     tolerance: float = 3e-6
     exact_on_integers: bool = True
+    accumulates_as_defined: bool = True
+    cost: Callable[[Any, Schedule, Machine], float] | None = None
+
+    def predicted_s(self, problem: Problem, schedule: Schedule, machine: Machine) -> float:
+        """Seconds of one call by the cost model, not corrected by records."""
+        if self.cost is not None:
+            return self.cost(problem, schedule, machine)
+        workspace = self.workspace_bytes(problem, schedule, machine.cores)
+        moved = problem.unique_bytes + 2.0 * workspace
+        return phase_s(machine, macs=self.macs_executed(problem, schedule), moved_bytes=moved)
 
 
 @dataclass(frozen=True)

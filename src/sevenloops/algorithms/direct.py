@@ -19,7 +19,7 @@ from ..machine import Machine
 from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, Geometry, only_conv
-from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_workspace
+from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_seconds, tiled_workspace
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -167,4 +167,5 @@ DIRECT = Algorithm(
     macs_executed=lambda problem, s: tiled_macs(product_shape(problem), s),
     workspace_bytes=lambda problem, s, threads: tiled_workspace(product_shape(problem), s, threads),
     parameters=PARAMETERS,
+    cost=lambda problem, s, machine: tiled_seconds(problem, product_shape(problem), s, machine),
 )

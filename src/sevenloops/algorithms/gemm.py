@@ -21,7 +21,7 @@ from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
 from . import direct
 from .base import Algorithm, Buffer, Definition, Geometry, ceil_div, only_conv
-from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_workspace
+from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_seconds, tiled_workspace
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -162,6 +162,7 @@ GEMM = Algorithm(
     macs_executed=lambda problem, s: tiled_macs(gemm_shape(problem), s),
     workspace_bytes=lambda problem, s, threads: tiled_workspace(gemm_shape(problem), s, threads),
     parameters=PARAMETERS,
+    cost=lambda problem, s, machine: tiled_seconds(problem, gemm_shape(problem), s, machine),
     kinds=(GemmProblem,),
 )
 
@@ -176,4 +177,5 @@ POINTWISE = Algorithm(
     macs_executed=lambda problem, s: tiled_macs(pointwise_shape(problem), s),
     workspace_bytes=lambda problem, s, threads: tiled_workspace(pointwise_shape(problem), s, threads),
     parameters=PARAMETERS,
+    cost=lambda problem, s, machine: tiled_seconds(problem, pointwise_shape(problem), s, machine),
 )

@@ -15,6 +15,7 @@ from ..machine import Machine
 from ..problem import GemmProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, ceil_div
+from .cost import FORK_CYCLES, L3_BYTES_PER_CYCLE, with_memory_s
 from .naive import _raw_pack
 
 MAX_ROWS = 8
@@ -116,6 +117,22 @@ def schedules(problem: GemmProblem, machine: Machine) -> list[Schedule]:
     return found or [Schedule("gemv", columns=1, vectors=1, task_columns=problem.n, parallel=False)]
 
 
+def cost(problem: GemmProblem, s: Schedule, machine: Machine) -> float:
+    """Seconds: a tile's steps along k on two FMA and two load ports, its sums across the lanes, and B from where it lies."""
+    vectors = s.columns * s.vectors
+    step = max(vectors * problem.m / 2, (vectors + s.vectors * problem.m) / 2, 4.0)
+    step += 1.5 * max(0, (vectors + s.vectors) * problem.m - machine.vector_registers)  # sums without a register
+    steps, rest = divmod(problem.k, s.vectors * machine.lanes)
+    tile = steps * (step + 1) + s.columns * problem.m * (rest + 3 * s.vectors + 8) + 20
+    b_bytes = 4.0 * s.columns * problem.k
+    if 4 * problem.n * problem.k > 0.6 * machine.l2_bytes * machine.cores:
+        tile = max(tile, b_bytes / L3_BYTES_PER_CYCLE)
+    tasks = ceil_div(problem.n, s.task_columns)
+    task = ceil_div(s.task_columns, s.columns) * tile + 100
+    cycles = (ceil_div(tasks, machine.cores) + 0.1) * task + FORK_CYCLES if s.parallel else tasks * task
+    return with_memory_s(machine, float(cycles), problem.unique_bytes)
+
+
 def check(problem: GemmProblem, schedule: Schedule, machine: Machine) -> str | None:
     """None, or the reason why the schedule does not fit."""
     if set(schedule.params) != set(PARAMETERS):
@@ -145,5 +162,6 @@ GEMV = Algorithm(
     macs_executed=lambda problem, s: problem.macs,
     workspace_bytes=lambda problem, s, threads: 0,
     parameters=PARAMETERS,
+    cost=cost,
     kinds=(GemmProblem,),
 )

@@ -20,7 +20,8 @@ from ..problem import MAX_TENSOR_BYTES, ConvProblem, Problem
 from ..schedule import Schedule
 from . import direct
 from .base import Algorithm, Buffer, Definition, Geometry, only_conv
-from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_workspace
+from .cost import phase_s
+from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_seconds, tiled_workspace
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -95,6 +96,12 @@ def product_shape(problem: ConvProblem) -> ProductShape:
     return ProductShape(g.oc, g.pixels, g.groups * g.slices, g.ic, math.prod(g.kernel))
 
 
+def cost(problem: ConvProblem, schedule: Schedule, machine: Machine) -> float:
+    """Seconds: the column matrix is written (into lines that are fetched first, in pages that are new), and read again."""
+    written = phase_s(machine, moved_bytes=4.0 * column_bytes(problem), parallel=schedule.parallel)
+    return written + tiled_seconds(problem, product_shape(problem), schedule, machine)
+
+
 def _workspace(problem: ConvProblem, schedule: Schedule, threads: int) -> int:
     return column_bytes(problem) + tiled_workspace(product_shape(problem), schedule, threads)
 
@@ -112,4 +119,5 @@ IM2COL = Algorithm(
     macs_executed=lambda problem, s: tiled_macs(product_shape(problem), s),
     workspace_bytes=_workspace,
     parameters=PARAMETERS,
+    cost=cost,
 )

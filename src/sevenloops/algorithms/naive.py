@@ -21,6 +21,10 @@ from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, Geometry
+from .cost import clock_hz
+
+#: a dependent addition, and what stands around it
+CYCLES_PER_MAC = 3.0
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -142,6 +146,11 @@ def check(problem: Problem, schedule: Schedule, machine: Machine) -> str | None:
     return f"naive has no parameters, got {schedule.params}" if schedule.params else None
 
 
+def cost(problem: Problem, schedule: Schedule, machine: Machine) -> float:
+    """Seconds: one multiply-add after the other on one core, the address and the test of the borders included."""
+    return _macs(problem, schedule) * CYCLES_PER_MAC / clock_hz(machine)
+
+
 def _packed_shape(problem: Problem, schedule: Schedule) -> tuple[int, ...]:
     if isinstance(problem, GemmProblem):
         return problem.b_shape
@@ -167,5 +176,6 @@ NAIVE = Algorithm(
     packed_shape=_packed_shape,
     macs_executed=_macs,
     workspace_bytes=lambda problem, s, threads: 0,
+    cost=cost,
     kinds=(ConvProblem, GemmProblem),
 )

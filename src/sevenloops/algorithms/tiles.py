@@ -10,26 +10,47 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from ..machine import Machine
+from ..problem import Problem
 from ..schedule import Schedule
 from .base import ceil_div
+from .cost import FORK_CYCLES, L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, with_memory_s
 
-__all__ = ["PARAMETERS", "ProductShape", "check_tiled", "tiled_schedules", "tiled_workspace"]
+__all__ = [
+    "FORK_CYCLES",
+    "L2_BYTES_PER_CYCLE",
+    "L3_BYTES_PER_CYCLE",
+    "PARAMETERS",
+    "ProductShape",
+    "check_tiled",
+    "cost_cycles",
+    "register_tiles",
+    "tap_cycles",
+    "tiled_schedules",
+    "tiled_seconds",
+    "tiled_workspace",
+]
 
+Ints = npt.NDArray[np.int64]
 FMA_LATENCY = 4
-#: bytes a core gets per cycle from L2, from L3 and, shared by all cores, from memory; cycles of a fork and join
-L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, FORK_CYCLES = 24.0, 8.0, 6_000
+#: share of a task for which a core waits at the end
 TAIL_OF_A_TASK = 0.1
+#: from here on one core alone need not be considered
+ALWAYS_FORKED_MACS = 4_000_000
 #: shares of that traffic which the hot loop does not hide: weights come in one burst with the first tile of a panel
 EXPOSED_WEIGHTS, EXPOSED_INPUT = 0.6, 0.1
 #: pixels whose addresses stay in general registers
 ADDRESS_REGISTERS = 10
 #: registers left to the compiler, with 16 and with 32 of them: without, it spills sums (seen: 14 x 32 at 70 % of 13 x 32)
 SPARE_REGISTERS = (1, 2)
+#: cycles for a sum without a register, in each tap: it is loaded, and stored again
+SPILL_CYCLES = 1.5
 #: cycles that a tile spends outside its hot loop: addresses, clearing, epilogue and stores
 TILE_OVERHEAD = 30
 
@@ -77,67 +98,77 @@ def register_tiles(machine: Machine, oc: int, pixels: int) -> list[tuple[int, in
 
 
 def tap_cycles(mr: int, vectors: int) -> float:
-    """Cycles of one tap in the hot loop, from the ports, plus a little for the loop itself."""
-    spilled = max(0, mr - ADDRESS_REGISTERS)  # addresses that must be loaded again
+    """Cycles of one tap in the hot loop, from the ports, plus a little for the loop itself; of arrays, an array."""
+    largest: Any = np.maximum if hasattr(mr, "shape") else max
+    spilled = largest(0, mr - ADDRESS_REGISTERS)  # addresses that must be loaded again
     fma, loads = mr * vectors / 2, (mr + vectors + spilled) / 2
-    return max(fma, loads, FMA_LATENCY) + 0.2 * loads + 0.8
+    cycles: float = largest(largest(fma, loads), FMA_LATENCY) + 0.2 * loads + 0.8
+    return cycles
 
 
 def cost_cycles(shape: ProductShape, s: Schedule, machine: Machine) -> float:
     """Predicted cycles of the whole product on all cores."""
     tiling = Tiling(s.tile_pixels, s.tile_channels, s.task_pixels, s.channel_parts, s.k_blocks, s.parallel)
-    return _cost(shape, tiling, machine)
+    return float(_cost(shape, tiling, machine))
+
+
+def tiled_seconds(problem: Problem, shape: ProductShape, s: Schedule, machine: Machine) -> float:
+    """Predicted seconds: the cycles at the machine's clock, and memory for what no cache holds."""
+    return with_memory_s(machine, cost_cycles(shape, s, machine), problem.unique_bytes)
 
 
 class Tiling(NamedTuple):
-    """A candidate while it is only a row of numbers: thousands are compared for one problem."""
+    """Candidates while they are only rows of numbers (each field an array, or a number): thousands are compared."""
 
-    tile_pixels: int
-    tile_channels: int
-    task_pixels: int
-    channel_parts: int
-    k_blocks: int
-    parallel: bool
+    tile_pixels: Any
+    tile_channels: Any
+    task_pixels: Any
+    channel_parts: Any
+    k_blocks: Any
+    parallel: Any
 
 
-def _cost(shape: ProductShape, t: Tiling, machine: Machine) -> float:
+def _cost(shape: ProductShape, t: Tiling, machine: Machine) -> Any:
     panels = ceil_div(shape.oc, t.tile_channels)
     panels_in_task = ceil_div(panels, t.channel_parts)
     tasks = ceil_div(shape.pixels, t.task_pixels) * t.channel_parts * shape.slices
     tiles = ceil_div(t.task_pixels, t.tile_pixels)
-    hot = shape.taps * tap_cycles(t.tile_pixels, t.tile_channels // machine.lanes)
+    vectors = t.tile_channels // machine.lanes
+    registers = machine.vector_registers - SPARE_REGISTERS[machine.vector_registers >= 32]
+    spilled = np.maximum(0, (t.tile_pixels + 1) * vectors + 1 - registers)
+    hot = shape.taps * (tap_cycles(t.tile_pixels, vectors) + SPILL_CYCLES * spilled)
     weight_bytes = 4 * shape.taps * t.tile_channels
     block_bytes = weight_bytes / t.k_blocks
     # The panel comes from L3 once per task, and again for each tile if a block of it does not stay in L2.
     compute = tiles * (hot + TILE_OVERHEAD * t.k_blocks)
-    if block_bytes > machine.l1_bytes * 0.6 and tiles > 1:
-        compute = max(compute, tiles * weight_bytes / L2_BYTES_PER_CYCLE)
+    streams = (block_bytes > machine.l1_bytes * 0.6) & (tiles > 1)
+    compute = np.where(streams, np.maximum(compute, tiles * weight_bytes / L2_BYTES_PER_CYCLE), compute)
     staged_bytes = shape.staged_bytes_per_pixel * t.task_pixels + shape.staged_bytes_per_task
-    input_bytes = staged_bytes or 4.0 * shape.inner_taps * t.task_pixels
-    weights = weight_bytes / L3_BYTES_PER_CYCLE
-    if block_bytes > machine.l2_bytes * 0.7:
-        weights *= tiles
-    overlapped = min(weights, compute)
+    input_bytes = staged_bytes if shape.staged_bytes_per_pixel else 4.0 * shape.inner_taps * t.task_pixels
+    weights = weight_bytes / L3_BYTES_PER_CYCLE * np.where(block_bytes > machine.l2_bytes * 0.7, tiles, 1)
+    overlapped = np.minimum(weights, compute)
     panel = compute + weights - (1 - EXPOSED_WEIGHTS) * overlapped
-    if block_bytes + input_bytes > machine.l2_bytes * 0.8:  # the input comes from L3 again for each panel
-        panel += EXPOSED_INPUT * input_bytes / L3_BYTES_PER_CYCLE
+    spills = block_bytes + input_bytes > machine.l2_bytes * 0.8  # the input comes from L3 again for each panel
+    panel = panel + spills * (EXPOSED_INPUT * input_bytes / L3_BYTES_PER_CYCLE)
     task = panel * panels_in_task + staged_bytes / 8 + input_bytes / L3_BYTES_PER_CYCLE + 300
-    if not t.parallel:
-        return tasks * task
     # Cores never run evenly: at the end one of them waits for part of a task.
-    return (ceil_div(tasks, machine.cores) + TAIL_OF_A_TASK) * task + FORK_CYCLES
+    shared = (ceil_div(tasks, machine.cores) + TAIL_OF_A_TASK) * task + FORK_CYCLES
+    return np.where(t.parallel, shared, tasks * task)
 
 
-def _task_sizes(shape: ProductShape, mr: int, machine: Machine) -> list[int]:
-    rows = shape.pixels // shape.row
-    sizes = []
-    for parts in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256):
-        size = ceil_div(rows, parts) * shape.row
-        if shape.row == 1 and size > mr:
-            size = min(ceil_div(size, mr) * mr, shape.pixels)
-        if size not in sizes and size >= min(mr, shape.pixels):
-            sizes.append(size)
-    return sizes
+#: into how many tasks the pixels of a slice may be divided
+TASKS = np.array((1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256))
+
+
+def _task_sizes(shape: ProductShape, mr: Ints) -> tuple[Ints, Ints]:
+    """Pairs (tile_pixels, task_pixels): every tile with every distinct size of a task."""
+    sizes = np.broadcast_to(-(-(shape.pixels // shape.row) // TASKS) * shape.row, (len(mr), len(TASKS)))
+    tall = mr[:, None]
+    if shape.row == 1:
+        sizes = np.where(sizes > tall, np.minimum(-(-sizes // tall) * tall, shape.pixels), sizes)
+    fits = sizes >= np.minimum(tall, shape.pixels)
+    fits[:, 1:] &= sizes[:, 1:] != sizes[:, :-1]  # they fall with the number of tasks, so equal ones are neighbours
+    return np.broadcast_to(tall, sizes.shape)[fits], sizes[fits]
 
 
 def _unroll(extent: int) -> int:
@@ -145,32 +176,51 @@ def _unroll(extent: int) -> int:
     return next((u for u in (4, 3, 5, 7) if extent % u == 0), 4 if extent > 32 else 1 if extent % 2 else 2)
 
 
-def _tilings(shape: ProductShape, machine: Machine) -> Iterator[Tiling]:
-    for mr, nr in register_tiles(machine, shape.oc, shape.pixels):
+def _tilings(shape: ProductShape, machine: Machine) -> Tiling:
+    """All candidates, as columns of one table."""
+    tiles, parts = register_tiles(machine, shape.oc, shape.pixels), []
+    blocks = [b for b in (1, 2, 4, 8) if b == 1 or (shape.inner_taps % b == 0 and shape.inner_taps >= 32 * b)]
+    macs = shape.taps * shape.oc * shape.pixels * shape.slices
+    parallel = (0,) if machine.cores == 1 else (0, 1) if macs < ALWAYS_FORKED_MACS else (1,)
+    for nr in sorted({nr for _, nr in tiles}):
+        mr, task = _task_sizes(shape, np.array([m for m, n in tiles if n == nr]))
         panels = ceil_div(shape.oc, nr)
-        partial = shape.oc % nr != 0
-        divisors = {1, panels} if partial else {d for d in (1, 2, 3, 4, 6, 8, panels) if panels % d == 0}
-        for task in _task_sizes(shape, mr, machine):
-            for parts in sorted(divisors):
-                for blocks in (1, 2, 4, 8):
-                    even = shape.inner_taps % blocks == 0 and task % mr == 0 and shape.inner_taps >= 32 * blocks
-                    if blocks == 1 or even:
-                        yield Tiling(mr, nr, task, parts, blocks, False)
-                        if machine.cores > 1:
-                            yield Tiling(mr, nr, task, parts, blocks, True)
+        whole = (1, 2, 3, 4, 6, 8, panels) if shape.oc % nr == 0 else (1, panels)
+        rest = [(d, b, p) for d in sorted({d for d in whole if panels % d == 0}) for b in blocks for p in parallel]
+        mr, task = np.repeat(mr, len(rest)), np.repeat(task, len(rest))
+        columns = np.tile(np.array(rest).T, len(mr) // len(rest))
+        even = (columns[1] == 1) | (task % mr == 0)
+        parts.append(np.array((mr, np.full_like(mr, nr), task, *columns))[:, even])
+    return Tiling(*np.concatenate(parts, axis=1))
 
 
 def tiled_schedules(algorithm: str, shape: ProductShape, machine: Machine, limit: int = 12) -> list[Schedule]:
     """Candidates for a product, the best first by `cost_cycles`, at most three of each register tile."""
-    ranked = sorted((_cost(shape, tiling, machine), tiling) for tiling in _tilings(shape, machine))
-    kept: list[Schedule] = []
+    table = _tilings(shape, machine)
+    costs = _cost(shape, table, machine)
+    rows, wanted = np.array(table).T, 32 * limit
+    while True:
+        few = costs <= np.partition(costs, wanted)[wanted] if wanted < len(costs) else np.ones(len(costs), bool)
+        kept = _distinct(sorted(zip(costs[few].tolist(), rows[few].tolist())), limit)
+        if len(kept) == limit or few.all():
+            break
+        wanted *= 8
+    return [
+        Schedule(algorithm, unroll=_unroll(shape.inner_taps // t.k_blocks), **{**t._asdict(), "parallel": bool(t.parallel)})
+        for t in kept
+    ]
+
+
+def _distinct(ranked: list[tuple[float, list[int]]], limit: int) -> list[Tiling]:
+    """The first `limit`, at most three of each register tile."""
+    kept: list[Tiling] = []
     seen: Counter[tuple[int, int, int]] = Counter()
-    for _, tiling in ranked:
+    for _, row in ranked:
+        tiling = Tiling(*row)
         tile = (tiling.tile_pixels, tiling.tile_channels, tiling.k_blocks)
         seen[tile] += 1
         if seen[tile] <= 3:
-            unroll = _unroll(shape.inner_taps // tiling.k_blocks)
-            kept.append(Schedule(algorithm, unroll=unroll, **tiling._asdict()))
+            kept.append(tiling)
         if len(kept) == limit:
             break
     return kept

@@ -24,7 +24,8 @@ from ..machine import Machine
 from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, only_conv
-from .winograd_cost import winograd_schedules
+from .cost import with_memory_s
+from .winograd_cost import winograd_cost_cycles, winograd_schedules
 from .winograd_plan import PARAMETERS, Plan, check_plan, winograd_macs, winograd_workspace
 
 # ------------------------------------------------------------------------------------------------- supports
@@ -147,4 +148,6 @@ WINOGRAD = Algorithm(
     parameters=PARAMETERS,
     tolerance=2e-5,
     exact_on_integers=False,
+    accumulates_as_defined=False,
+    cost=lambda p, s, machine: with_memory_s(machine, winograd_cost_cycles(p, s, machine), p.unique_bytes),
 )

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import Unsupported
+from ..inputs import FloatArray, Inputs
 from ..problem import GemmProblem, Problem
-from .inputs import FloatArray, Inputs
 
 __all__ = ["ENGINES", "Engine", "Prepared", "Settings"]
 
@@ -28,11 +28,12 @@ TRIAL_S = 0.03
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parent asks of an engine; `algorithm` and `isa` concern `sevenloops` only."""
+    """What the parent asks of an engine; `algorithm`, `isa` and `accuracy` concern `sevenloops` only."""
 
     threads: int
     algorithm: str | None = None
     isa: str | None = None
+    accuracy: str = "fast"
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,19 @@ def _prepare_sevenloops(problem: Problem, inputs: Inputs, settings: Settings) ->
     import sevenloops
 
     machine = sevenloops.Machine.described(settings.isa) if settings.isa else None
-    kernel = sevenloops.compile(problem, algorithm=settings.algorithm, machine=machine, threads=settings.threads)
+    kernel = sevenloops.compile(
+        problem,
+        algorithm=settings.algorithm,
+        machine=machine,
+        threads=settings.threads,
+        accuracy=settings.accuracy,
+    )
     packed = kernel.pack(inputs.w)
     bound = kernel.bind(inputs.x, packed, bias=inputs.bias, residual=inputs.residual, c=inputs.c)
     details = {
         "algorithm": kernel.algorithm,
         "schedule": repr(kernel.schedule),
+        "why": kernel.why,
         "macs_executed": kernel.macs_executed,
         "workspace_bytes": kernel.workspace_bytes,
     }

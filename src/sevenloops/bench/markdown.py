@@ -119,4 +119,10 @@ def _row(row: dict[str, Any], peers: list[str]) -> list[str]:
     if "median_s" not in own:
         return [*cells, "-", "-", "-", own.get("reason") or "-"]
     error = "-" if own["error"] is None else f"{own['error']:.1e}"
-    return [*cells, f"{own['gflops']:.0f}", f"{100 * own['share_of_peak']:.0f}", _ratio(row["ratio"]), error]
+    return [
+        *cells,
+        f"{own['gflops']:.0f}",
+        f"{100 * own.get('share_of_peak_beside', own['share_of_peak']):.0f}",
+        _ratio(row["ratio"]),
+        error,
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..compile import Kernel
-from .inputs import make_inputs
+from ..inputs import make_inputs
 from .results import OWN, Timing
 
 __all__ = ["time_kernel"]

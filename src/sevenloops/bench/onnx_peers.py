@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import Unsupported
+from ..inputs import FloatArray, Inputs
 from ..problem import ConvProblem, GemmProblem, Problem
 from .engines import Prepared, fastest
-from .inputs import FloatArray, Inputs
 
 __all__ = ["build_model", "prepare_onnxruntime", "prepare_openvino"]
 

@@ -74,6 +74,8 @@ def _timing_values(timing: Timing, row: Row, run: BenchRun) -> dict[str, Any]:
         "round_medians_s": [statistics.median(times) for times in timing.rounds_s],
         "gflops": gflops,
         "share_of_peak": gflops / run.peak_gflops if gflops else None,
+        **({"peak_gflops_beside": timing.peak_gflops} if timing.peaks_gflops else {}),
+        **({"share_of_peak_beside": run.share_of_peak(row, timing.engine)} if timing.peaks_gflops else {}),
         "gbs": 1e-9 * row.problem.unique_bytes / timing.median_s,
         "error": timing.error,
         "note": timing.note,
@@ -116,7 +118,7 @@ def render(run: BenchRun) -> RenderableType:
 def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
     own = row.timings.get(OWN)
     gflops = row.gflops(OWN)
-    peak = f"{100 * gflops / run.peak_gflops:.0f}" if gflops else "-"
+    share = run.share_of_peak(row, OWN)
     best = min((t.median_s for name in row.timings if (t := row.timed(name))), default=None)
     return [
         row.name if row.name == str(row.problem) else f"{row.name}: {short(row.problem)}",
@@ -124,7 +126,7 @@ def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
         own.note if own and own.note else "-",
         *[_time_cell(row.timings.get(name), best) for name in (OWN, *run.peers)],
         f"{gflops:.0f}" if gflops else "-",
-        peak,
+        f"{100 * share:.0f}" if share else "-",
         _ratio_cell(row.ratio),
         f"{own.error:.1e}" if own and own.error is not None else "-",
     ]
@@ -162,6 +164,9 @@ def _footer(run: BenchRun) -> list[Text]:
         f"{environment['cpu']}, {environment['isa']}, {environment['threads']} threads; its peak is "
         f"{run.peak_gflops:.0f} GFLOP/s, and it reads {run.bandwidth_gbs:.0f} GB/s; {environment['date']}"
     )
+    beside = [timing.peak_gflops for row in run.rows if (timing := row.timed(OWN)) and timing.peak_gflops]
+    if beside:
+        lines.append(f"% of peak is of that sampled beside each row: {min(beside):.0f} to {max(beside):.0f} GFLOP/s")
     lines.append("versions: " + ", ".join(f"{name} {text}" for name, text in environment["engines"].items()))
     noisy = sum(_is_noisy(row) for row in run.rows)
     if noisy:

@@ -26,6 +26,12 @@ class Timing:
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    peaks_gflops: tuple[float, ...] = ()  # the machine's peak, sampled just before each round
+
+    @property
+    def peak_gflops(self) -> float | None:
+        """The median of the peaks sampled beside the rounds."""
+        return statistics.median(self.peaks_gflops) if self.peaks_gflops else None
 
     @property
     def median_s(self) -> float:
@@ -90,6 +96,15 @@ class BenchRun:
     def ratios(self) -> list[float]:
         """The ratios of all rows that have one."""
         return [row.ratio for row in self.rows if row.ratio is not None]
+
+    def share_of_peak(self, row: Row, engine: str) -> float | None:
+        """GFLOP/s over the peak: that sampled beside the rounds if it was, else the best of the whole run.
+
+        On a shared machine the clock changes from second to second, and a burst that the peak of the run caught is not
+        what a layer had at its time.
+        """
+        gflops, timing = row.gflops(engine), row.timed(engine)
+        return gflops / (timing.peak_gflops or self.peak_gflops) if gflops and timing else None
 
     def total_s(self, engine: str) -> float | None:
         """Time of all layers with their repeats, or None if the engine misses one of them."""

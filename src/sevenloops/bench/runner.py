@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import SevenLoopsError
+from ..inputs import largest_error, make_inputs, reference_output
 from ..machine import ISAS, Machine, allowed_cores
-from ..machine_measure import measure
+from ..machine_measure import measure, peak_sampler
 from .engines import ENGINES
-from .inputs import largest_error, make_inputs, reference_output
 from .networks import Layer
 from .process import EngineProcess, WorkerError
 from .results import OWN, BenchRun, Row, Timing
@@ -34,6 +34,8 @@ from .results import OWN, BenchRun, Row, Timing
 __all__ = ["BenchError", "Options", "as_layers", "run_bench"]
 
 Progress = Callable[[str], None]
+#: how long the peak is sampled beside each of our own slices
+PEAK_S = 0.006
 
 
 class BenchError(SevenLoopsError, ValueError):
@@ -58,6 +60,7 @@ class Options:
     pause_s: float = 0.05
     seed: int = 0
     check: bool = True
+    accuracy: str = "fast"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.against if name.split(":")[0] not in ENGINES or name == OWN]
@@ -86,10 +89,10 @@ def run_bench(layers: Sequence[Layer], options: Options, progress: Progress = la
         names = dict.fromkeys((OWN, *options.against))
         engines = {name: stack.enter_context(EngineProcess(name, threads)) for name in names}
         versions = _versions(engines)
-        rows = []
+        rows, peak_gflops = [], peak_sampler(limits, threads)
         for index, layer in enumerate(layers, 1):
             progress(f"{index}/{len(layers)} {layer.name}")
-            rows.append(_measure(layer, engines, threads, options, folder))
+            rows.append(_measure(layer, engines, threads, options, folder, peak_gflops))
         progress("measuring the machine's limits again")
     again = measure(limits)  # other work can only hide a limit, never raise it: the better sample of the two counts
     peak = max(limits.peak_gflops or 0, again.peak_gflops or 0)
@@ -118,14 +121,24 @@ def _versions(engines: dict[str, EngineProcess]) -> dict[str, str]:
     return versions
 
 
-def _measure(layer: Layer, engines: dict[str, EngineProcess], threads: int, options: Options, folder: Path) -> Row:
+def _measure(
+    layer: Layer,
+    engines: dict[str, EngineProcess],
+    threads: int,
+    options: Options,
+    folder: Path,
+    peak_gflops: Callable[[float], float],
+) -> Row:
     timings = {name: _prepare(layer, engine, threads, options, folder / name) for name, engine in engines.items()}
     if options.check:
         timings = _with_errors(layer, timings, options.seed, folder)
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in engines}
+    peaks: list[float] = []
     for _ in range(options.rounds):
         for name in [name for name, timing in timings.items() if timing.reason is None]:
             time.sleep(options.pause_s)
+            if name == OWN:
+                peaks.append(peak_gflops(PEAK_S))
             try:
                 answer = engines[name].ask("time", min_time_s=options.slice_s, min_iterations=options.min_iterations)
             except WorkerError as error:
@@ -136,12 +149,14 @@ def _measure(layer: Layer, engines: dict[str, EngineProcess], threads: int, opti
         name: dataclasses.replace(timing, rounds_s=() if timing.reason else tuple(rounds[name]))
         for name, timing in timings.items()
     }
+    timed[OWN] = dataclasses.replace(timed[OWN], peaks_gflops=tuple(peaks))
     return Row(layer.name, layer.problem, layer.repeats, timed)
 
 
 def _prepare(layer: Layer, engine: EngineProcess, threads: int, options: Options, output: Path) -> Timing:
     algorithm = engine.name.partition(":")[2] or options.algorithm
     values: dict[str, Any] = {"algorithm": algorithm, "isa": options.isa, "threads": threads}
+    values["accuracy"] = options.accuracy
     try:
         answer = engine.ask(
             "prepare", problem=str(layer.problem), seed=options.seed, output=str(output.with_suffix(".npy")), **values

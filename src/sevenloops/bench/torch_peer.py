@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import Unsupported
+from ..inputs import Inputs
 from ..problem import ConvProblem, GemmProblem, Problem
 from .engines import Prepared, fastest
-from .inputs import Inputs
 
 __all__ = ["prepare"]
 

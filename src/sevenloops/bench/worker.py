@@ -4,7 +4,7 @@
 request                                                                               answer
 ====================================================================================  ==============================
 `{"do": "hello"}`                                                                     `{"version": "2.1"}`
-`{"do": "prepare", "problem", "seed", "threads", "algorithm", "isa", "output"}`       `{"note", "details"}`
+`{"do": "prepare", "problem", "seed", "threads", "algorithm", "isa", "output", ...}`  `{"note", "details"}`
 `{"do": "time", "min_time_s", "min_iterations"}`                                      `{"times_s": [...]}`
 ====================================================================================  ==============================
 
@@ -25,8 +25,8 @@ import numpy as np
 
 from ..descriptor import parse_problem
 from ..errors import SevenLoopsError, Unsupported
+from ..inputs import make_inputs
 from .engines import ENGINES, Engine, Prepared, Settings
-from .inputs import make_inputs
 
 __all__ = ["main"]
 
@@ -63,11 +63,19 @@ class _Worker:
         return {"version": self.engine.version()}
 
     def prepare(
-        self, problem: str, seed: int, threads: int, algorithm: str | None, isa: str | None, output: str
+        self,
+        problem: str,
+        seed: int,
+        threads: int,
+        algorithm: str | None,
+        isa: str | None,
+        output: str,
+        accuracy: str = "fast",
     ) -> dict[str, Any]:
         self.prepared = None  # frees the memory of the last problem before the next one is built
         parsed = parse_problem(problem)
-        prepared = self.engine.prepare(parsed, make_inputs(parsed, seed), Settings(threads, algorithm, isa))
+        settings = Settings(threads, algorithm, isa, accuracy)
+        prepared = self.engine.prepare(parsed, make_inputs(parsed, seed), settings)
         prepared.run()
         np.save(output, prepared.output())
         self.prepared = prepared

@@ -14,7 +14,7 @@ from ..problem import Problem
 __all__ = ["compile_command"]
 
 
-def compile_command(problems: Sequence[Problem], algorithm: str | None, isa: str | None) -> None:
+def compile_command(problems: Sequence[Problem], algorithm: str | None, isa: str | None, accuracy: str) -> None:
     """Compile every problem; one line each says what was chosen."""
     columns = (TextColumn("compiling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -24,6 +24,6 @@ def compile_command(problems: Sequence[Problem], algorithm: str | None, isa: str
             progress.advance(task)
 
         machine = Machine.described(isa) if isa else None
-        kernels = compile_many(problems, algorithm=algorithm, machine=machine, on_done=done)
+        kernels = compile_many(problems, algorithm=algorithm, machine=machine, accuracy=accuracy, on_done=done)
     for kernel in kernels:
         print(f"{kernel.problem}: {kernel.schedule!r}")

@@ -29,12 +29,15 @@ bench_app = typer.Typer(help="Time problems against other libraries, each in its
 cache_app = typer.Typer(help="The cache of compiled kernels.", **PLAIN)
 app.add_typer(bench_app, name="bench")
 app.add_typer(cache_app, name="cache")
+tuned_app = typer.Typer(help="The records of tuning: what `tune` found, and what is shipped.", **PLAIN)
+app.add_typer(tuned_app, name="tuned")
 
 Problems = Annotated[list[str] | None, typer.Argument(metavar="PROBLEM...", help="One-line descriptors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Algorithm = Annotated[str | None, typer.Option(help="Force an algorithm by name.")]
 IsaName = Annotated[str | None, typer.Option(help="Compile for a lesser instruction set: avx2, sse4.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; by default every core this process may use.")]
+Accuracy = Annotated[str, typer.Option(help="strict: only algorithms that accumulate as the definition does; or fast.")]
 Against = Annotated[str, typer.Option(help="Comma-separated peers; also torch-nchw, numpy, sevenloops:ALGORITHM, none.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often each engine gets its turn.")]
 Output = Annotated[Path | None, typer.Option(help="Also write the results to this file, as JSON.")]
@@ -80,6 +83,7 @@ def bench_conv(
     threads: Threads = None,
     algorithm: Algorithm = None,
     isa: IsaName = None,
+    accuracy: Accuracy = "fast",
     rounds: Rounds = 7,
     json: Json = False,
     output: Output = None,
@@ -91,7 +95,7 @@ def bench_conv(
     from .problems import conv_problems
 
     chosen = as_layers(conv_problems(problems or [])) + (layers(network, batch) if network else [])
-    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds), json, output)
+    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
 
 
 @bench_app.command("gemm")
@@ -102,6 +106,7 @@ def bench_gemm(
     threads: Threads = None,
     algorithm: Algorithm = None,
     isa: IsaName = None,
+    accuracy: Accuracy = "fast",
     rounds: Rounds = 7,
     json: Json = False,
     output: Output = None,
@@ -112,7 +117,7 @@ def bench_gemm(
     from .problems import gemm_problems
 
     chosen = as_layers(gemm_problems(problems or []))
-    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds), json, output)
+    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
 
 
 @bench_app.command("markdown")
@@ -132,6 +137,7 @@ def compile_problems(
     batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for --network.")] = 1,
     algorithm: Algorithm = None,
     isa: IsaName = None,
+    accuracy: Accuracy = "fast",
 ) -> None:
     """Compile convolutions into the cache ahead of time; what is done stays done when interrupted."""
     from ..bench.networks import layers
@@ -141,7 +147,69 @@ def compile_problems(
     chosen = [*conv_problems(problems or []), *(layer.problem for layer in (layers(network, batch) if network else []))]
     if not chosen:
         raise ProblemError("no problem was given: name descriptors, or --network")
-    compile_command(chosen, algorithm, isa)
+    compile_command(chosen, algorithm, isa, accuracy)
+
+
+@app.command("tune")
+@_reporting
+def tune_problems(
+    problems: Problems = None,
+    network: Annotated[str | None, typer.Option(help="All layers of a network, such as resnet50.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for --network.")] = 1,
+    budget: Annotated[float, typer.Option(help="Seconds for one problem, about.")] = 30.0,
+    algorithm: Annotated[str | None, typer.Option(help="Comma-separated algorithms to search; by default all.")] = None,
+    schedule: Annotated[list[str] | None, typer.Option(help="A schedule of your own to try, as JSON.")] = None,
+    isa: IsaName = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what was tuned before.")] = False,
+) -> None:
+    """Search the fastest algorithm and schedule for problems here; what is found stays found when interrupted."""
+    from ..bench.networks import layers
+    from .bench import split_names
+    from .problems import any_problems
+    from .tune import tune_command
+
+    chosen = [*any_problems(problems or []), *(layer.problem for layer in (layers(network, batch) if network else []))]
+    names = split_names(algorithm) if algorithm else None
+    tune_command(chosen, schedule or [], isa, algorithms=names, budget_s=budget, again=again)
+
+
+@tuned_app.command("list")
+@_reporting
+def tuned_list(json: Json = False) -> None:
+    """List the records."""
+    from .tune import list_command
+
+    list_command(json=json)
+
+
+@tuned_app.command("export")
+@_reporting
+def tuned_export(
+    file: Annotated[Path, typer.Argument(help="Where to write them, one JSON object a line.")],
+    this_machine: Annotated[bool, typer.Option("--this-machine", help="Only records of this kind of machine.")] = False,
+) -> None:
+    """Write your records to a file, for another machine of this kind or to be shipped."""
+    from .tune import export_command
+
+    export_command(file, this_machine)
+
+
+@tuned_app.command("import")
+@_reporting
+def tuned_import(file: Annotated[Path, typer.Argument(help="A file that export wrote.")]) -> None:
+    """Add the records of a file that are newer than yours."""
+    from .tune import import_command
+
+    import_command(file)
+
+
+@tuned_app.command("clear")
+@_reporting
+def tuned_clear() -> None:
+    """Remove your records; the shipped ones stay."""
+    from .tune import clear_command
+
+    clear_command()
 
 
 @app.command("explain")
@@ -151,6 +219,7 @@ def explain(
     algorithm: Algorithm = None,
     isa: IsaName = None,
     threads: Threads = None,
+    accuracy: Accuracy = "fast",
     disassembly: Annotated[bool, typer.Option("--disassembly", help="Add the machine code.")] = False,
 ) -> None:
     """Say how a problem is computed: equation, loop nest, register tile, work, and the least time it can take."""
@@ -158,7 +227,7 @@ def explain(
     from .problems import one_problem
 
     target = Machine.described(isa) if isa else None
-    kernel = compile(one_problem(problem), algorithm=algorithm, machine=target, threads=threads)
+    kernel = compile(one_problem(problem), algorithm=algorithm, machine=target, threads=threads, accuracy=accuracy)
     print(kernel.explain(disassembly=disassembly))
 
 

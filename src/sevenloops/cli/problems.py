@@ -9,7 +9,7 @@ from ..descriptor import parse_problem
 from ..errors import ProblemError
 from ..problem import ConvProblem, GemmProblem, Problem
 
-__all__ = ["conv_problems", "gemm_problems", "one_problem"]
+__all__ = ["any_problems", "conv_problems", "gemm_problems", "one_problem"]
 
 _SHORT = re.compile(r"(\d+)(?:x(\d+)x(\d+))?")
 
@@ -44,6 +44,12 @@ def gemm_problems(words: Sequence[str]) -> list[GemmProblem]:
             raise ProblemError(f"{word!r} is a convolution; use `sevenloops bench conv`")
         problems.append(problem)
     return problems
+
+
+def any_problems(words: Sequence[str]) -> list[Problem]:
+    """Descriptors of either kind; words without a space among them are one unquoted descriptor."""
+    texts = words if any(" " in word for word in words) else [" ".join(words)]
+    return [parse_problem(text) for text in texts] if words else []
 
 
 def one_problem(words: Sequence[str]) -> Problem:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from ..algorithms import check_schedule, choose, forced
+from ..algorithms import check_schedule
+from ..choice import check_accuracy, choose, forced
 from ..errors import ProblemError, ScheduleError
 from ..machine import Machine, MachineError
 from ..problem import Problem
@@ -27,22 +29,20 @@ def resolve_threads(threads: int | None) -> int:
 
 
 def resolve_schedule(
-    problem: Problem, algorithm: str | None, schedule: Schedule | None, machine: Machine
+    problem: Problem, algorithm: str | None, schedule: Schedule | None, machine: Machine, accuracy: str = "fast"
 ) -> tuple[Schedule, str]:
-    """The schedule to compile and why: the one given, or the best by the model of the algorithm given or chosen."""
+    """The schedule to compile and why: the one given, or the choice, among all algorithms or the one given."""
+    check_accuracy(accuracy)
     if schedule is not None:
         if algorithm is not None and algorithm != schedule.algorithm:
             raise ScheduleError(f"algorithm={algorithm!r} was asked, but the schedule is for {schedule.algorithm!r}")
-        forced(problem, schedule.algorithm)
+        forced(problem, schedule.algorithm, accuracy)
         reason = check_schedule(problem, schedule, machine)
         if reason is not None:
             raise ScheduleError(f"{schedule} does not fit {problem}: {reason}")
         return schedule, "the schedule was given"
-    if algorithm is not None:
-        row, why = forced(problem, algorithm), "the algorithm was given"
-    else:
-        row, why = choose(problem)
-    return row.schedules(problem, machine)[0], f"{why}; the schedule is the best by the cost model"
+    choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm)
+    return choice.schedule, choice.why
 
 
 def compile(
@@ -52,19 +52,23 @@ def compile(
     schedule: Schedule | None = None,
     machine: Machine | None = None,
     threads: int | None = None,
+    accuracy: str = "fast",
     time_limit_s: float = TIME_LIMIT_S,
 ) -> Kernel:
     """Compile a problem, or take the kernel from the cache; kernels are kept for the life of the process.
 
     `algorithm` forces one by name, `schedule` a schedule of your own, `machine` a lesser instruction set of this machine.
     `threads` caps the threads of each call; it never changes the result. The same schedule serves any count.
+    `accuracy="strict"` keeps to algorithms that accumulate as the definition does; `"fast"` allows every algorithm inside
+    the error bound of its row (`Algorithm.tolerance`). Without `algorithm` and `schedule`, a tuned record or the cost model
+    decides (`sevenloops.choice`); `kernel.why` says how.
 
     Raises `Unsupported`, `ScheduleError`, `CompileError`, `CompileTimeout`, and `MachineError` for a machine whose code
     cannot run here (`sevenloops.compile.build.build_image` compiles for those).
     """
     machine = Machine.host() if machine is None else machine
     _check_runs_here(machine)
-    chosen, why = resolve_schedule(problem, algorithm, schedule, machine)
+    chosen, why = resolve_schedule(problem, algorithm, schedule, machine, accuracy)
     return _compiled(problem, chosen, machine, resolve_threads(threads), why, time_limit_s)
 
 
@@ -74,6 +78,7 @@ def compile_many(
     algorithm: str | None = None,
     machine: Machine | None = None,
     threads: int | None = None,
+    accuracy: str = "fast",
     time_limit_s: float = TIME_LIMIT_S,
     on_done: Callable[[Problem, Kernel | Exception], None] = lambda problem, result: None,
 ) -> list[Kernel]:
@@ -83,8 +88,8 @@ def compile_many(
     cache, so an interrupted run goes on where it stopped. Returns the kernels in the order of `problems`.
     Raises the first error, after all have ended.
     """
-    options = {"algorithm": algorithm, "machine": machine, "threads": threads, "time_limit_s": time_limit_s}
-    tasks = [functools.partial(compile, problem, **options) for problem in problems]  # type: ignore[arg-type]
+    options: dict[str, Any] = {"algorithm": algorithm, "machine": machine, "threads": threads, "accuracy": accuracy}
+    tasks = [functools.partial(compile, problem, time_limit_s=time_limit_s, **options) for problem in problems]
     results: dict[int, Kernel | Exception] = {}
     for index, result in compile_all(tasks, Machine.host().cores):
         results[index] = result
@@ -107,7 +112,8 @@ def _check_runs_here(machine: Machine) -> None:
         raise MachineError(f"kernels for {machine.key} cannot run here ({host.key})")
 
 
-_kernels: dict[tuple[Problem, Schedule, str, int], Kernel] = {}
+#: Kernels by all that they depend on and by why they were chosen; those that differ in that alone share their code.
+_kernels: dict[tuple[Problem, Schedule, str, int, str | None], Kernel] = {}
 
 
 def _compiled(problem: Problem, schedule: Schedule, machine: Machine, threads: int, why: str, time_limit_s: float) -> Kernel:
@@ -115,9 +121,11 @@ def _compiled(problem: Problem, schedule: Schedule, machine: Machine, threads: i
     from .store import kernel_image
 
     key = (problem, schedule, machine.key, threads)
-    kernel = _kernels.get(key)
+    kernel = _kernels.get((*key, why))
     if kernel is None:
-        image = kernel_image(problem, schedule, machine, time_limit_s)
-        kernel = Kernel(problem, schedule, machine, threads, image, load(image, threads), why)
-        kernel = _kernels.setdefault(key, kernel)
+        same = _kernels.get((*key, None))
+        image = same.image if same else kernel_image(problem, schedule, machine, time_limit_s)
+        kernel = Kernel(problem, schedule, machine, threads, image, same.loaded if same else load(image, threads), why)
+        _kernels.setdefault((*key, None), kernel)
+        kernel = _kernels.setdefault((*key, why), kernel)
     return kernel

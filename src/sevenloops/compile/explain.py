@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ..algorithms import ALGORITHMS
+from ..choice import candidates
 from ..machine import Machine
 from .build import lowered_text
 from .workers import run_job
@@ -83,11 +84,17 @@ def _floor_lines(kernel: Kernel, machine: Machine) -> list[str]:
 
 
 def _others(kernel: Kernel) -> list[str]:
-    lines = ["other algorithms"]
+    """Every algorithm for this kind of problem: its time and schedule, or the reason why it cannot compute it."""
+    lines = ["algorithms"]
+    for offer in candidates(kernel.problem, kernel.machine):
+        row = ALGORITHMS[offer.schedule.algorithm]
+        learned = f" (model times {offer.factor:.2f}, from tuned records)" if offer.factor != 1 else ""
+        order = "" if row.accumulates_as_defined else f", not in the order of the definition: error to {row.tolerance:.0e}"
+        lines.append(f"  {offer}{learned}{order}: {offer.schedule!r}")
     for row in ALGORITHMS.values():
-        if row.name != kernel.algorithm and isinstance(kernel.problem, row.kinds):
-            reason = row.supports(kernel.problem)
-            lines.append(f"  {row.name}: {'can compute it too' if reason is None else reason}")
+        reason = row.supports(kernel.problem) if isinstance(kernel.problem, row.kinds) else None
+        if reason is not None:
+            lines.append(f"  {row.name}: {reason}")
     return lines
 
 

@@ -14,7 +14,7 @@ from . import cache
 from .build import LLVM_ARGS, KernelImage, build_image, build_runtime
 from .workers import run_job
 
-__all__ = ["image_key", "kernel_image", "runtime_objects"]
+__all__ = ["build_digest", "build_versions", "image_key", "kernel_image", "runtime_objects"]
 
 
 @functools.lru_cache(maxsize=1)
@@ -25,9 +25,14 @@ def build_digest() -> str:
     for folder in ("algorithms", "compile", "layers"):
         for path in sorted((package / folder).glob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
-    for name in ("halide", "llvmlite"):
-        digest.update(f"{name}={importlib.metadata.version(name)};".encode())
+    for name, version in build_versions().items():
+        digest.update(f"{name}={version};".encode())
     return digest.hexdigest()
+
+
+def build_versions() -> dict[str, str]:
+    """The compiler's versions."""
+    return {name: importlib.metadata.version(name) for name in ("halide", "llvmlite")}
 
 
 def image_key(problem: Problem, schedule: Schedule, machine: Machine) -> str:

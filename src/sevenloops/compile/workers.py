@@ -22,7 +22,7 @@ from typing import IO, Any
 from ..errors import CompileError, CompileTimeout
 from .build import LLVM_ARGS
 
-__all__ = ["TIME_LIMIT_S", "compile_all", "run_job"]
+__all__ = ["TIME_LIMIT_S", "Worker", "compile_all", "run_job"]
 
 #: How long one kernel may compile before its worker is stopped.
 TIME_LIMIT_S = 60.0
@@ -43,8 +43,8 @@ def _receive(stream: IO[bytes]) -> Any:
     return pickle.loads(stream.read(struct.unpack("<Q", head)[0]))
 
 
-class _Worker:
-    """One worker process."""
+class Worker:
+    """One worker process; jobs that must meet in the same process are run by the same worker."""
 
     def __init__(self) -> None:
         root = str(Path(__file__).resolve().parents[2])
@@ -94,15 +94,16 @@ class _Worker:
 
     @property
     def alive(self) -> bool:
+        """Whether the process still runs."""
         return self.process.poll() is None
 
 
-_idle: list[_Worker] = []
+_idle: list[Worker] = []
 _lock = threading.Lock()
 _owner_pid = os.getpid()
 
 
-def _take() -> _Worker:
+def _take() -> Worker:
     global _owner_pid
     with _lock:
         if _owner_pid != os.getpid():  # after a fork the pipes belong to the parent
@@ -112,7 +113,7 @@ def _take() -> _Worker:
             worker = _idle.pop()
             if worker.alive:
                 return worker
-    return _Worker()
+    return Worker()
 
 
 @atexit.register
@@ -164,4 +165,7 @@ def main() -> None:
             answer = (True, function(*args))
         except Exception as error:
             answer = (False, error)
-        _send(sink, answer)
+        try:
+            _send(sink, answer)
+        except BrokenPipeError:  # the parent was interrupted
+            os._exit(0)  # not by the usual road, which would flush the pipe once more

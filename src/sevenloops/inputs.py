@@ -1,4 +1,4 @@
-"""What every engine computes on, built in each process from the same seed, and the float64 answer to it."""
+"""What benchmarks and the tuner compute on, built in each process from the same seed, and the float64 answer to it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..problem import ConvProblem, Problem
-from ..reference import reference_conv, reference_gemm
+from .problem import ConvProblem, Problem
+from .reference import reference_conv, reference_gemm
 
 __all__ = ["Inputs", "largest_error", "make_inputs", "reference_output"]
 

@@ -1,0 +1,265 @@
+"""The choice: which algorithm and schedule computes a problem on a machine, and why.
+
+1. A tuned record for the problem and machine (`sevenloops.records`): the fastest of its schedules that is allowed and
+   still fits. An algorithm that did not exist when the record was made wins only if its prediction beats both the
+   measured time and what would be predicted of that schedule now by `CLEARLY`.
+2. Else the cost model: the best schedule of every algorithm that supports the problem gets a predicted time
+   (`Algorithm.predicted_s`), times a factor that the records of this machine have taught: the mean of measured over
+   predicted time of that algorithm for the most similar problems.
+
+The choice depends on the problem, the machine, the records and `accuracy` alone; not on the threads of a call, so that
+results do not. Nothing is measured.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import records
+from .algorithms import ALGORITHMS, Algorithm
+from .algorithms import cost as cost_module
+from .algorithms import tiles as tiles_module
+from .errors import ProblemError, Unsupported
+from .machine import Machine
+from .problem import Problem
+from .records import Record, Result
+from .schedule import Schedule
+
+__all__ = ["ACCURACIES", "Candidate", "Choice", "candidates", "check_accuracy", "choose", "forced", "model_digest"]
+
+Floats = npt.NDArray[np.float64]
+#: "fast" allows every algorithm inside the error bound of its row, "strict" those that sum up as the definition does.
+ACCURACIES = ("fast", "strict")
+#: a prediction has to be so much below a measured time (and its prediction) to win against it
+CLEARLY = 0.8
+#: how many records of similar problems teach a factor, and the weight of a factor of one among them
+SIMILAR, PRIOR = 24, 0.5
+#: a factor beyond these says that the model does not know the algorithm at all
+FACTORS = (0.25, 4.0)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One algorithm's offer: its schedule, the time predicted for it (`factor` included), and the measured one if known."""
+
+    schedule: Schedule
+    predicted_s: float
+    factor: float = 1.0
+    measured_s: float | None = None
+
+    @property
+    def expected_s(self) -> float:
+        """Measured if that is known, else predicted."""
+        return self.predicted_s if self.measured_s is None else self.measured_s
+
+    def __str__(self) -> str:
+        how = "predicted" if self.measured_s is None else "measured"
+        return f"{self.schedule.algorithm} {1e3 * self.expected_s:.4g} ms {how}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A schedule and why it was chosen; `candidates` has what it was compared with, the expected fastest first."""
+
+    schedule: Schedule
+    why: str
+    candidates: tuple[Candidate, ...] = ()
+
+
+def check_accuracy(accuracy: str) -> None:
+    """Raise `ProblemError` unless it is one of `ACCURACIES`."""
+    if accuracy not in ACCURACIES:
+        raise ProblemError(f"accuracy must be one of {', '.join(ACCURACIES)}, got {accuracy!r}")
+
+
+def forced(problem: Problem, name: str, accuracy: str = "fast") -> Algorithm:
+    """The algorithm of that name; raises `Unsupported` with its reason if it cannot compute the problem, or may not."""
+    if name not in ALGORITHMS:
+        raise Unsupported(f"there is no algorithm {name!r}; there are {', '.join(ALGORITHMS)}")
+    row = ALGORITHMS[name]
+    reason = row.supports(problem)
+    if reason is not None:
+        able = [row.name for row in ALGORITHMS.values() if row.supports(problem) is None]
+        raise Unsupported(f"{name} cannot compute {problem}: {reason}. These can: {', '.join(able)}")
+    reason = _forbidden(row, accuracy)
+    if reason is not None:
+        raise Unsupported(f"{name} was asked, but {reason}; leave out one of the two")
+    return row
+
+
+def _forbidden(row: Algorithm, accuracy: str) -> str | None:
+    if accuracy == "strict" and not row.accumulates_as_defined:
+        return (
+            f'accuracy="strict" keeps to algorithms that accumulate as the definition does, and {row.name} does not (its '
+            f"error is at most {row.tolerance:.0e} of the largest output)"
+        )
+    return None
+
+
+def _allowed(problem: Problem, accuracy: str) -> list[Algorithm]:
+    """The algorithms that compute the problem; raises `Unsupported` with every reason if there is none."""
+    rows, reasons = [], []
+    for row in ALGORITHMS.values():
+        if isinstance(problem, row.kinds):
+            reason = row.supports(problem) or _forbidden(row, accuracy)
+            if reason is None:
+                rows.append(row)
+            else:
+                reasons.append(f"{row.name}: {reason}")
+    if not rows:
+        raise Unsupported(f"no algorithm computes {problem}: " + "; ".join(reasons))
+    return rows
+
+
+def choose(problem: Problem, machine: Machine, *, accuracy: str = "fast", algorithm: str | None = None) -> Choice:
+    """The schedule for a problem on a machine, of the algorithm given or of any; see above.
+
+    Raises `Unsupported` if no algorithm computes it, or not the one given; `ProblemError` for another accuracy.
+    """
+    check_accuracy(accuracy)
+    return _choose(problem, machine, accuracy, algorithm, records.generation, records.path())
+
+
+@functools.lru_cache(maxsize=4096)
+def _choose(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, generation: int, path: Path) -> Choice:
+    rows = [forced(problem, algorithm, accuracy)] if algorithm else _allowed(problem, accuracy)
+    given = "the algorithm was given; " if algorithm else ""
+    record = records.find(problem, machine)
+    if record is not None:
+        measured = _measured(record, problem, machine, rows)
+        if measured:
+            return _by_record(record, measured, problem, machine, rows, given)
+    offers = _predicted(problem, machine, rows)
+    if algorithm:
+        return Choice(offers[0].schedule, f"{given}the schedule is the best by the cost model", offers)
+    return Choice(offers[0].schedule, f"the fastest by the cost model: {_list(offers)}", offers)
+
+
+def candidates(problem: Problem, machine: Machine) -> tuple[Candidate, ...]:
+    """Every algorithm that computes the problem, the expected fastest first, with measured times where there are any."""
+    rows = _allowed(problem, "fast")
+    record = records.find(problem, machine)
+    measured = _measured(record, problem, machine, rows) if record else []
+    known = {result.schedule.algorithm for result in measured}
+    rest = _predicted(problem, machine, [row for row in rows if row.name not in known])
+    return _ranked([*map(_candidate, measured), *rest])
+
+
+def _ranked(offers: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The expected fastest first; the order of the table decides between equals."""
+    order = list(ALGORITHMS)
+    return tuple(sorted(offers, key=lambda c: (c.expected_s, order.index(c.schedule.algorithm))))
+
+
+def _list(offers: Sequence[Candidate]) -> str:
+    return ", ".join(map(str, offers[:4])) + (f" and {len(offers) - 4} more" if len(offers) > 4 else "")
+
+
+# -------------------------------------------------------------------------------------------------- records
+
+
+def _measured(record: Record, problem: Problem, machine: Machine, rows: Sequence[Algorithm]) -> list[Result]:
+    """The results of a record that may be used: allowed algorithms, and schedules that (still) fit this problem."""
+    names = {row.name for row in rows}
+    able = [result for result in record.results if result.schedule.algorithm in names]
+    return [r for r in able if ALGORITHMS[r.schedule.algorithm].check(problem, r.schedule, machine) is None]
+
+
+def _candidate(result: Result) -> Candidate:
+    return Candidate(result.schedule, result.predicted_s, measured_s=result.median_s)
+
+
+def _by_record(
+    record: Record, measured: list[Result], problem: Problem, machine: Machine, rows: Sequence[Algorithm], given: str
+) -> Choice:
+    newer = _predicted(problem, machine, [row for row in rows if row.name not in record.considered])
+    offers = _ranked([*map(_candidate, measured), *newer])
+    best = measured[0]
+    source = f"{record.date[:10]} on {record.cpu}"
+    now_s = _predicted_s(problem, best.schedule, machine)[0] if newer else 0.0
+    if newer and newer[0].predicted_s < CLEARLY * min(best.median_s, now_s):
+        why = f"{newer[0]}, newer than the tuned record of {source} and clearly below {_list([_candidate(best)])}"
+        return Choice(newer[0].schedule, given + why, offers)
+    return Choice(best.schedule, f"{given}tuned, {source}: {_list(offers)}", offers)
+
+
+# -------------------------------------------------------------------------------------------------- the model
+
+
+def _predicted(problem: Problem, machine: Machine, rows: Sequence[Algorithm]) -> tuple[Candidate, ...]:
+    offers = []
+    for row in rows:
+        schedule = row.schedules(problem, machine)[0]
+        offers.append(Candidate(schedule, *_predicted_s(problem, schedule, machine)))
+    return _ranked(offers)
+
+
+def _predicted_s(problem: Problem, schedule: Schedule, machine: Machine) -> tuple[float, float]:
+    """The corrected prediction, and the factor in it."""
+    row = ALGORITHMS[schedule.algorithm]
+    factor = learned_factor(row, problem, machine)
+    return factor * row.predicted_s(problem, schedule, machine), factor
+
+
+@functools.cache
+def model_digest(name: str) -> str:
+    """Stands for the sources of an algorithm and of the cost model: what it taught counts only while they stay the same."""
+    define: Any = ALGORITHMS[name].define
+    own = sys.modules[getattr(define, "func", define).__module__]  # a `functools.partial` has the function inside
+    files = [cost_module.__file__, tiles_module.__file__, own.__file__]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(Path(file).read_bytes() if file else b"")
+    return digest.hexdigest()[:12]
+
+
+def learned_factor(row: Algorithm, problem: Problem, machine: Machine) -> float:
+    """Measured over predicted time of an algorithm, from the records of this kind of machine; 1 where there are none."""
+    total, weights = 0.0, PRIOR
+    for weight, record in _similar(str(problem), machine, records.generation, records.path()):
+        for result in record.results:
+            if result.schedule.algorithm == row.name and result.model == model_digest(row.name):
+                total += weight * math.log(result.median_s / result.predicted_s)
+                weights += weight
+    return min(max(math.exp(total / weights), FACTORS[0]), FACTORS[1])
+
+
+@functools.lru_cache(maxsize=256)
+def _similar(problem: str, machine: Machine, generation: int, path: Path) -> list[tuple[float, Record]]:
+    """The records of the most similar problems, each with its weight."""
+    keys, points = _known(machine, generation, path)
+    if not keys:
+        return []
+    distance2 = ((points - np.array(_features(problem))) ** 2).sum(axis=1)
+    nearest = np.argsort(distance2, kind="stable")[:SIMILAR].tolist()
+    weighted = [(math.exp(-float(distance2[at]) / 2), records.get(machine, keys[at])) for at in nearest]
+    return [(weight, record) for weight, record in weighted if record is not None and weight > 0.01]
+
+
+@functools.lru_cache(maxsize=8)
+def _known(machine: Machine, generation: int, path: Path) -> tuple[list[tuple[str, str]], Floats]:
+    """Every problem with a record for this kind of machine, and where it lies among all problems."""
+    keys = sorted(records.problems(machine))
+    return keys, np.array([_features(problem) for problem, _ in keys])
+
+
+_WORD = re.compile(r"([a-z]+)(\d+)")
+
+
+def _features(descriptor: str) -> list[float]:
+    """A problem as a point: halves of log2 of pixels, channels in and out, groups; log2 of taps and of strides."""
+    sizes = dict(_WORD.findall(descriptor))
+    get = lambda *names: math.log2(math.prod(int(sizes[name]) for name in names if name in sizes))  # noqa: E731
+    pixels, ic, oc, groups = get("mb", "id", "ih", "iw", "m"), get("ic", "k"), get("oc", "n"), get("g")
+    return [pixels / 2, ic / 2, oc / 2, groups / 2, get("kd", "kh", "kw"), get("sd", "sh", "sw")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sevenloops
-from kernels import run
+from kernels import check, run
 from operands import Operands
 from problems import conv
 from sevenloops.algorithms import ALGORITHMS
@@ -85,6 +85,21 @@ def test_variants_of_the_schedule(what: str) -> None:
     operands = Operands(problem, integers=False, seed=3)
     expected = operands.expected()
     assert np.abs(run(kernel, operands) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+STRIDED = [
+    "mb1 ic5 ih17 iw19 oc24 kh3 kw3 sh2 sw2 ph1 pw1 bias act=relu",
+    "mb2 g2 ic32 ih23 iw24 oc32 kh4 kw5 sh2 sw3 ph1 pw2 res=before act=relu",
+    "mb1 ic3 ih35 iw37 oc17 kh11 kw11 sh4 sw4 ph2 pw2",
+]
+
+
+@pytest.mark.parametrize("text", STRIDED)
+def test_strides_by_phases(text: str) -> None:
+    """What the table has of strides, and vectors of channels that lie in one phase, in several, and end in the middle."""
+    problem = conv(text)
+    for chosen in ALGORITHMS["winograd"].schedules(problem, Machine.host())[:2]:
+        check(problem, chosen, Machine.host())
 
 
 def test_macs_executed_by_hand() -> None:

@@ -11,9 +11,13 @@ Transformed weights U are alpha^2 / r^2 times as large as the weights. Where the
 small images), smaller tiles need fewer of them, and `weights="raw"` reads the weights as they are and transforms each panel
 just before its products: a few additions per weight instead of four times the bytes.
 
-Wins for unit-stride 3x3 and 5x5 with enough channels. Its sums are not those of the definition: errors are larger, by the
+Strides are taken apart: with stride s, each of the s^2 phases of the pixels is an input channel of its own, and the kernel is
+ceil(r / s) (polyphase).
+
+Wins for 3x3 and 5x5 with enough channels, and for large strided kernels over few. Its sums are not those of the definition: errors are larger, by the
 points chosen (docs/winograd.md).
-Cannot run: strides, dilation, three spatial axes, transposed or shifted problems, 1x1 kernels, kernels over 7, float64.
+Cannot run: dilation, three spatial axes, transposed or shifted problems, kernels no larger than their stride or over seven
+times as large, float64.
 """
 
 from __future__ import annotations
@@ -23,10 +27,10 @@ from typing import Any
 from ..machine import Machine
 from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
-from .base import Algorithm, Buffer, Definition, only_conv
+from .base import Algorithm, Buffer, Definition, Geometry, only_conv
 from .cost import with_memory_s
 from .winograd_cost import winograd_cost_cycles, winograd_schedules
-from .winograd_plan import PARAMETERS, Plan, check_plan, winograd_macs, winograd_workspace
+from .winograd_plan import PARAMETERS, Plan, check_plan, unit_stride, winograd_macs, winograd_workspace
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -39,14 +43,13 @@ def supports(problem: Problem) -> str | None:
     assert isinstance(problem, ConvProblem)
     if problem.rank == 3:
         return "it tiles one or two spatial axes, and this problem has three"
-    if any(s != 1 for s in problem.stride):
-        return f"it computes stride 1, and the stride is {problem.stride}"
     if any(d != 1 for d in problem.dilation):
         return f"it computes dilation 1, and the dilation is {problem.dilation}"
-    if max(problem.kernel) == 1:
-        return "a 1x1 kernel has nothing to save"
-    if max(problem.kernel) > 7:
-        return f"rounding errors grow with the kernel: 7 is the largest, and this one is {problem.kernel}"
+    kernel = unit_stride(Geometry.of(problem)).kernel
+    if max(kernel) == 1:
+        return "a kernel that is no larger than its stride has nothing to save"
+    if max(kernel) > 7:
+        return f"rounding errors grow with the kernel: 7 is the largest at stride 1, and this one is {problem.kernel}"
     return None
 
 
@@ -72,11 +75,18 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
 
     plan = Plan.of(problem, schedule)
     g, nr = plan.g, schedule.tile_channels
-    w_shape = (g.groups * g.oc, g.ic, *g.kernel)
+    w_shape = (g.groups * g.oc, plan.source.ic, *plan.source.kernel)
     w = image("w", w_shape)
     lane, ic, stream, panel, i, j, p = (hl.Var(v) for v in ("lane", "ic", "stream", "panel", "i", "j", "p"))
     channel = (panel % plan.panels) * nr + stream * plan.stream_lanes + lane
-    raw = lambda kx, ky: w[kx, ky, 0, ic, (panel // plan.panels) * g.oc + hl.min(channel, g.oc - 1)]  # noqa: E731
+    (_, kh, kw), (_, sy, sx) = plan.source.kernel, plan.source.stride
+    phase, at_oc = ic // plan.source.ic, (panel // plan.panels) * g.oc + hl.min(channel, g.oc - 1)
+
+    def raw(kx: Any, ky: Any) -> Any:
+        kx, ky = kx * sx + phase % sx, ky * sy + phase // sx
+        value = w[hl.min(kx, kw - 1), hl.min(ky, kh - 1), 0, ic % plan.source.ic, at_oc]
+        return value if sy * sx == 1 else hl.select((kx < kw) & (ky < kh), value, hl.f32(0))
+
     packed = hl.Func("packed")
     if schedule.weights == "transformed":
         my, mx = plan.matrices()
@@ -107,7 +117,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     from .winograd_funcs import winograd_pipeline
 
     plan = Plan.of(problem, schedule)
-    g = plan.g
+    g = plan.source
     x_shape = (g.batch, g.size[1], g.size[2], g.groups, g.ic)
     y_shape = (g.batch, g.out[1], g.out[2], g.groups, g.oc)
     p_shape = packed_shape(problem, schedule)

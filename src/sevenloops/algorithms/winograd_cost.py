@@ -29,7 +29,7 @@ from .tiles import (
     TAIL_OF_A_TASK,
     TILE_OVERHEAD,
 )
-from .winograd_plan import check_plan
+from .winograd_plan import check_plan, unit_stride
 
 __all__ = ["winograd_cost_cycles", "winograd_schedules"]
 
@@ -38,6 +38,7 @@ INPUT_CYCLES, OUTPUT_CYCLES, WEIGHT_CYCLES = 8.0, 5.5, 6.0
 #: cycles per vector copied with its padding, and per row of a block narrower than an image that is not in L2: measured; the
 #: hardware fetches little ahead in short rows
 STAGED_CYCLES, ROW_CYCLES = 4.0, 5000.0
+GATHER_CYCLES = 40.0  # per vector that is gathered
 #: what a core gets per cycle of data that no longer stays in L3 between calls, and of data that another core wrote
 MEMORY_BYTES_PER_CYCLE, SHARED_BYTES_PER_CYCLE = 5.0, 4.0
 #: shares of traffic that the hot loop does not hide
@@ -74,10 +75,16 @@ def winograd_cost_cycles(problem: ConvProblem, s: Schedule, machine: Machine) ->
     """Predicted cycles of the whole convolution on all cores."""
     raw = s.weights == "raw"
     cut = Cut(*(raw if name == "raw" else s.params[name] for name in Cut._fields))  # type: ignore[arg-type]
-    return _cost(Geometry.of(problem), cut, machine)
+    source = Geometry.of(problem)
+    return _cost(unit_stride(source), cut, machine, _gathers(source, machine))
 
 
-def _cost(g: Geometry, c: Cut, machine: Machine) -> float:
+def _gathers(source: Geometry, machine: Machine) -> bool:
+    """Whether a vector of channels spans phases of a strided problem, and is gathered element by element."""
+    return max(source.stride) > 1 and source.ic % machine.lanes != 0
+
+
+def _cost(g: Geometry, c: Cut, machine: Machine, gathers: bool) -> float:
     vectors, points = c.tile_channels // machine.lanes, (c.tile_height + g.kernel[1] - 1) * (c.tile_width + g.kernel[2] - 1)
     tiles, ic_vectors = c.block_rows * c.block_columns * c.block_images, ceil_div(g.ic, machine.lanes)
     panels = ceil_div(g.oc, c.tile_channels)
@@ -89,7 +96,7 @@ def _cost(g: Geometry, c: Cut, machine: Machine) -> float:
     panel += 8 * tiles * c.tile_height * c.tile_width * c.tile_channels / _rate(g, g.out, g.oc, machine)
     x_rate = _rate(g, g.size, g.ic, machine)
     transform = tiles * ic_vectors * points * INPUT_CYCLES
-    staged = max(STAGED_CYCLES, 4 * machine.lanes / x_rate) * ic_vectors
+    staged = max(GATHER_CYCLES if gathers else STAGED_CYCLES, 4 * machine.lanes / x_rate) * ic_vectors
     if c.shared_input:
         transform += staged * tiles * points
     else:
@@ -215,10 +222,11 @@ def _schedule(c: Cut, g: Geometry, machine: Machine) -> Schedule:
 
 @lru_cache(maxsize=256)
 def _ranked(problem: ConvProblem, machine: Machine, limit: int) -> tuple[Schedule, ...]:
-    g = Geometry.of(problem)
+    source = Geometry.of(problem)
+    g, gathers = unit_stride(source), _gathers(source, machine)
     kept: list[Schedule] = []
     seen: Counter[tuple[object, ...]] = Counter()
-    for _, cut in sorted((_cost(g, cut, machine), cut) for cut in _candidates(g, machine)):
+    for _, cut in sorted((_cost(g, cut, machine, gathers), cut) for cut in _candidates(g, machine)):
         kind = (*cut[:2], *cut[5:7], cut.raw)
         seen[kind] += 1
         if seen[kind] <= 3:

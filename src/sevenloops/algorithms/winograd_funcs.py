@@ -125,13 +125,18 @@ def linear_map(
 
 
 def _padded(x: Any, plan: Plan, lanes: int, c: Any, at: tuple[Any, Any, Any, Any]) -> Any:
-    """`x` at (ix, iy, g, n) in padded coordinates, zero outside; channels may be asked for up to whole vectors."""
-    g = plan.g
-    ix, iy, gr, n = at
+    """The input of stride 1 at (ix, iy, g, n) in padded coordinates, zero outside; `c` may go up to whole vectors.
+
+    Channel c of a strided problem is channel c % ic of phase c // ic.
+    """
+    g, (ix, iy, gr, n) = plan.source, at
+    c = c if plan.g.ic % lanes == 0 else hl.min(hl.likely(c), plan.g.ic - 1)
+    if plan.g.ic > g.ic:
+        phase, c = c // g.ic, c % g.ic
+        ix, iy = ix * g.stride[2] + phase % g.stride[2], iy * g.stride[1] + phase // g.stride[2]
     at_x, at_y = ix - g.before[2], iy - g.before[1]
     inside = (at_x >= 0) & (at_x < g.size[2]) & (at_y >= 0) & (at_y < g.size[1])
-    channel = c if g.ic % lanes == 0 else hl.min(hl.likely(c), g.ic - 1)
-    value = x[channel, gr, hl.clamp(at_x, 0, g.size[2] - 1), hl.clamp(at_y, 0, g.size[1] - 1), n]
+    value = x[c, gr, hl.clamp(at_x, 0, g.size[2] - 1), hl.clamp(at_y, 0, g.size[1] - 1), n]
     return hl.select(inside, value, hl.f32(0))
 
 

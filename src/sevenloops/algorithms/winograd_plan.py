@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import ScheduleError
 from ..machine import Machine
@@ -12,7 +12,7 @@ from .base import Geometry, ceil_div
 from .tiles import check_parts
 from .winograd_matrices import Matrices, matrices, points_of
 
-__all__ = ["PARAMETERS", "Plan", "check_plan", "winograd_macs", "winograd_workspace"]
+__all__ = ["PARAMETERS", "Plan", "check_plan", "unit_stride", "winograd_macs", "winograd_workspace"]
 
 PARAMETERS = {
     "tile_height": "output rows of a tile: m of F(m, r) down the image",
@@ -34,10 +34,29 @@ PARAMETERS = {
 WEIGHTS = ("transformed", "raw")
 
 
+def unit_stride(g: Geometry) -> Geometry:
+    """The problem of stride 1 that a strided one is (polyphase): each phase of the pixels is an input channel of its own.
+
+    With stride s, `x[.., o*s + k] = x[.., (o + k // s)*s + k % s]`: phase k % s, kernel of ceil(k / s).
+    """
+    _, sy, sx = g.stride
+    return replace(
+        g,
+        ic=g.ic * sy * sx,
+        size=(1, g.out[1] - 1 + ceil_div(g.kernel[1], sy), g.out[2] - 1 + ceil_div(g.kernel[2], sx)),
+        kernel=(1, ceil_div(g.kernel[1], sy), ceil_div(g.kernel[2], sx)),
+        stride=(1, 1, 1),
+    )
+
+
 @dataclass(frozen=True)
 class Plan:
-    """A problem cut into tiles of `my x mx` outputs and blocks of `rows x columns` tiles."""
+    """A problem cut into tiles of `my x mx` outputs and blocks of `rows x columns` tiles.
 
+    `source` is the geometry as it was asked, `g` that of stride 1.
+    """
+
+    source: Geometry
     g: Geometry
     points_name: str
     my: int
@@ -53,8 +72,10 @@ class Plan:
     def of(cls, problem: ConvProblem, s: Schedule) -> Plan:
         """The plan of a schedule."""
         tiles = s.block_rows * s.block_columns * s.block_images
+        source = Geometry.of(problem)
         return cls(
-            g=Geometry.of(problem),
+            source=source,
+            g=unit_stride(source),
             points_name=s.points,
             my=s.tile_height,
             mx=s.tile_width,
@@ -68,12 +89,12 @@ class Plan:
 
     @property
     def kh(self) -> int:
-        """Rows of the kernel."""
+        """Rows of the kernel at stride 1."""
         return self.g.kernel[1]
 
     @property
     def kw(self) -> int:
-        """Columns of the kernel."""
+        """Columns of the kernel at stride 1."""
         return self.g.kernel[2]
 
     @property

@@ -106,6 +106,23 @@ DOUBLE = [
     "mb2 g3 ic6 ih7 iw9 oc15 kh3 kw2 sh2 pl1 act=sigmoid float64",
 ]
 
+#: Both conventions, kernels of 1 to 7, even ones, leftover channels and fewer channels than positions, dilation, strides,
+#: images smaller than the kernel, channels that move out of sight, several bands and classes, one axis and three.
+SHIFTED = [
+    "mb1 ic20 ih13 iw11 oc7 kh1 kw1 shift=3 bias act=relu",
+    "mb2 ic37 ih9 iw10 oc33 kh1 kw1 sh2 sw2 shift=3:modulo bias act=relu res=after",
+    "mb1 ic58 ih2 iw3 oc17 kh1 kw1 shift=5",
+    "mb1 ic64 ih16 iw15 oc64 kh1 kw1 shift=5:d2 bias act=relu res=before",
+    "mb2 ic31 ih7 iw7 oc40 kh1 kw1 sh2 shift=3x5:d2x1:modulo act=leaky_relu:0.25",
+    "mb1 ic9 ih6 iw5 oc3 kh1 kw1 shift=1",
+    "mb1 ic8 ih6 iw5 oc24 kh1 kw1 shift=3 bias",
+    "mb1 ic27 ih5 iw4 oc5 kh1 kw1 shift=3:d9",
+    "mb1 ic17 ih8 iw9 oc48 kh1 kw1 sh3 sw2 shift=2x4:modulo",
+    "mb3 ic13 iw29 oc9 kw1 shift=4 bias act=silu",
+    "mb1 ic30 id3 ih4 iw5 oc6 kd1 kh1 kw1 sd2 shift=3",
+    "mb1 ic20 ih4 iw5 oc6 kh1 kw1 shift=3 bias float64",
+]
+
 CONV = [
     *ODD,
     *PADDING,
@@ -118,6 +135,7 @@ CONV = [
     *TRANSPOSED,
     *EPILOGUES,
     *DOUBLE,
+    *SHIFTED,
 ]
 
 #: Odd sizes, vectors times matrices, every transpose, alpha and beta, and two sizes that fill whole tiles.

@@ -6,13 +6,15 @@ import math
 
 import pytest
 
-from sevenloops.bench.networks import NETWORKS, layers
+from sevenloops.bench.networks import NETWORKS, layers, shift_layers
 from sevenloops.descriptor import parse_problem
 from sevenloops.errors import ProblemError
 from sevenloops.problem import ConvProblem, GemmProblem, Problem
 
 # Multiply-accumulates and parameters as torchvision's models have them (GoogLeNet: the paper's network as BVLC trained
 # it, 6,998,552 parameters). With batch normalisation every convolution has two parameters a channel, folded it has one.
+# ShiftResNet-20 with expansion 3: 95,642 parameters. ShiftNet-A: 4.1 million parameters and 1.4 billion multiplications in
+# the paper; counted by hand 4,163,144 weights, and 2 x 12,288 parameters of normalisations.
 PUBLISHED = {
     "alexnet": (714_188_480, 61_100_840, False),
     "vgg16": (15_470_264_320, 138_357_544, False),
@@ -21,6 +23,8 @@ PUBLISHED = {
     "googlenet": (1_582_671_872, 6_998_552, False),
     "squeezenet": (349_151_936, 1_235_496, False),
     "mobilenetv2": (300_774_272, 3_504_872, True),
+    "shiftresnet20": (16_433_792, 95_642, True),
+    "shiftneta": (1_424_306_176, 4_187_720, True),
 }
 
 
@@ -75,6 +79,15 @@ def test_shapes_at_known_places() -> None:
     assert str(squeezenet["conv10"]) == "mb1 ic512 ih13 iw13 oc1000 kh1 kw1 bias act=relu"
     depthwise = [layer for layer in layers("mobilenet_v2") if math.prod(layer.problem.y_shape) and "depthw" in layer.name]
     assert sum(layer.repeats for layer in depthwise) == 17
+
+
+def test_shifts_of_networks() -> None:
+    residual, imagenet = shift_layers("shiftresnet20"), shift_layers("ShiftNet-A", batch=4)
+    assert sum(layer.repeats for layer in residual) == 9
+    assert sum(layer.repeats for layer in imagenet) == 21
+    assert str(residual[1].problem) == "mb1 ic96 ih32 iw32 oc32 kh1 kw1 sh2 sw2 shift=3:modulo bias act=relu"
+    assert str(imagenet[1].problem) == "mb4 ic256 ih56 iw56 oc64 kh1 kw1 shift=5 bias act=relu"
+    assert shift_layers("vgg16") == []
 
 
 @pytest.mark.parametrize("network, batch", [("lenet", 1), ("alexnet", 0), ("", 1)])

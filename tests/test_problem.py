@@ -15,6 +15,7 @@ from sevenloops.descriptor import parse_problem
 from sevenloops.epilogue import ACTIVATIONS, Epilogue
 from sevenloops.errors import DtypeError, ProblemError, SevenLoopsError
 from sevenloops.problem import ConvProblem, GemmProblem
+from sevenloops.shift import Shift
 from strategies import conv_problems, gemm_problems
 
 CONV_ARGS: dict[str, Any] = {"batch": 1, "in_channels": 6, "in_size": (9, 8), "out_channels": 4, "kernel": 3}
@@ -60,6 +61,12 @@ BAD_CONV = [
     ({"in_channels": 2**16, "out_channels": 2**16}, "weight of shape (65536, 65536, 3, 3) takes"),
     ({"out_channels": 2**20, "in_size": (50, 50)}, "output of shape (1, 48, 48, 1048576) takes"),
     ({"padding": 2**14, "stride": 2**14}, "padded input of shape"),
+    ({"shift": 3}, "shift must be None or a Shift, got 3"),
+    ({"shift": Shift()}, "a shift is followed by a 1x1 kernel without padding, groups or transposition"),
+    ({"shift": Shift(), "kernel": 1, "padding": 1}, "a shift is followed by a 1x1 kernel"),
+    ({"shift": Shift(), "kernel": 1, "groups": 2}, "a shift is followed by a 1x1 kernel"),
+    ({"shift": Shift(), "kernel": 1, "transposed": True}, "a shift is followed by a 1x1 kernel"),
+    ({"shift": Shift((3, 3, 3)), "kernel": 1}, "kernel of a shift needs 1 or 2 integers"),
 ]
 
 BAD_GEMM = [
@@ -96,6 +103,14 @@ BAD_DESCRIPTORS = [
     ("ic3 iw8 oc4 kw3 alpha=2", "alpha"),
     ("ic3 iw8 oc4 kw3 ta", "ta"),
     ("gemm m1 n2 k3 transposed", "transposed"),
+    ("gemm m1 n2 k3 shift=3", "shift has no meaning for a matrix product"),
+    ("ic3 iw8 oc4 kw1 shift=3:dx", "convention must be one of contiguous, modulo, got 'dx'"),
+    ("ic3 iw8 oc4 kw1 shift=3:", "cannot read 'shift=3:'"),
+    ("ic3 iw8 oc4 kw1 shift=", "cannot read 'shift='"),
+    ("ic3 iw8 oc4 kw1 shift=3:random", "convention must be one of contiguous, modulo, got 'random'"),
+    ("ic3 iw8 oc4 kw1 shift=0", "kernel of a shift must be at least 1, got 0"),
+    ("ic3 iw8 oc4 kw1 shift=3 shift=3", "cannot read 'shift=3'"),
+    ("ic3 iw8 oc4 kw1 shift=3x3", "kernel of a shift needs 1 or 1 integers"),
 ]
 
 

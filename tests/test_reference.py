@@ -15,6 +15,7 @@ from sevenloops.epilogue import Epilogue
 from sevenloops.errors import ArrayError
 from sevenloops.problem import ConvProblem
 from sevenloops.reference import reference_conv, reference_gemm
+from sevenloops.shift import channel_offsets
 
 
 def image(*rows: list[float]) -> Any:
@@ -217,12 +218,24 @@ def torch_epilogue(torch: Any, epilogue: Epilogue, v: Any, operands: Operands) -
     return v + extra["residual"] if epilogue.residual == "after" else v
 
 
+def moved(torch: Any, plane: Any, sides: list[int]) -> Any:
+    """`torch.nn.functional.pad`, which refuses to cut more than there is: then nothing is left but zeros."""
+    sizes = [size for size in reversed(plane.shape[1:]) for _ in range(2)]
+    if any(abs(by) >= size for by, size in zip(sides, sizes)):
+        return torch.zeros_like(plane)
+    return torch.nn.functional.pad(plane, sides)
+
+
 def torch_conv(torch: Any, problem: ConvProblem, x: Any, w: Any) -> Any:
     """The sums in PyTorch: one-sided padding is laid on before, or cut off a transposed convolution after."""
     functional = torch.nn.functional
     shared = {"stride": problem.stride, "dilation": problem.dilation, "groups": problem.groups}
     x = torch.from_numpy(x).movedim(-1, 1)
     w = torch.from_numpy(w)
+    if problem.shift:  # each channel is padded on one side and cut off on the other
+        offsets = channel_offsets(problem.shift, problem.in_channels)
+        sides = [[side for by in reversed(offset) for side in (-by, by)] for offset in offsets]
+        x = torch.stack([moved(torch, x[:, c], by) for c, by in enumerate(sides)], 1)
     if not problem.transposed:
         # `pad` wants the last axis first.
         padded = functional.pad(x, [side for pair in reversed(problem.padding) for side in pair])

@@ -7,9 +7,11 @@ from .descriptor import parse_problem
 from .epilogue import Epilogue
 from .errors import SevenLoopsError
 from .functional import conv1d, conv2d, conv3d, depthwise_conv2d, linear, matmul
+from .functional_shift import shift2d, shift_conv2d
 from .machine import Machine
 from .problem import ConvProblem, GemmProblem
 from .schedule import Schedule
+from .shift import Shift
 
 __all__ = [
     "ConvProblem",
@@ -20,6 +22,7 @@ __all__ = [
     "Packed",
     "Schedule",
     "SevenLoopsError",
+    "Shift",
     "compile",
     "compile_many",
     "conv1d",
@@ -29,5 +32,7 @@ __all__ = [
     "linear",
     "matmul",
     "parse_problem",
+    "shift2d",
+    "shift_conv2d",
 ]
 __version__ = "0.1.0"

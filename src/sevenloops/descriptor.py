@@ -8,6 +8,7 @@ from typing import Any
 from .epilogue import Epilogue
 from .errors import ProblemError
 from .problem import AXES, DTYPES, PAD_LETTERS, ConvProblem, GemmProblem, Problem
+from .shift import Shift
 
 __all__ = ["parse_problem"]
 
@@ -24,6 +25,7 @@ def parse_problem(text: str) -> Problem:
     epilogue: list[str] = []
     factors: dict[str, float] = {}
     dtype = "float32"
+    shifts: dict[str, Shift] = {}
     for word in text.split():
         match = _NUMBER_WORD.fullmatch(word)
         if word in ("gemm", "ta", "tb", "transposed"):
@@ -34,17 +36,21 @@ def parse_problem(text: str) -> Problem:
             factors[word.split("=")[0]] = _as_float(word)
         elif word.startswith(("bias", "act=", "res=")):
             epilogue.append(word)
+        elif word.startswith("shift=") and not shifts:
+            shifts["shift"] = Shift.from_word(word)
         elif match and match[1] not in numbers:
             numbers[match[1]] = int(match[2])
         else:
             raise ProblemError(f"cannot read {word!r} in the descriptor {text!r}")
-    strange = (flags | set(factors)) & ({"transposed"} if "gemm" in flags else {"ta", "tb", "alpha", "beta"})
+    strange = (flags | set(factors) | set(shifts)) & (
+        {"transposed", "shift"} if "gemm" in flags else {"ta", "tb", "alpha", "beta"}
+    )
     if strange:
         kind = "matrix product" if "gemm" in flags else "convolution"
         raise ProblemError(f"{', '.join(sorted(strange))} has no meaning for a {kind}, in the descriptor {text!r}")
     shared: dict[str, Any] = {"epilogue": Epilogue.from_words(epilogue), "dtype": dtype}
     build = _gemm_from_words if "gemm" in flags else _conv_from_words
-    problem = build(text, numbers, flags, {**shared, **factors})
+    problem = build(text, numbers, flags, {**shared, **factors, **shifts})
     if numbers:
         raise ProblemError(f"unknown {', '.join(map(repr, numbers))} in the descriptor {text!r}")
     return problem

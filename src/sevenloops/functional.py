@@ -20,6 +20,7 @@ from .epilogue import Epilogue
 from .errors import ArrayError, DtypeError, ProblemError
 from .problem import DTYPES, ConvProblem, GemmProblem
 from .schedule import Schedule
+from .shift import Shift
 
 __all__ = ["conv1d", "conv2d", "conv3d", "depthwise_conv2d", "linear", "matmul"]
 
@@ -106,6 +107,7 @@ def _conv(
     algorithm: str | None = None,
     schedule: Schedule | None = None,
     accuracy: str = "fast",
+    shift: Shift | None = None,
 ) -> Array:
     if type(x) is not np.ndarray:
         x = as_array("x", x)
@@ -115,7 +117,7 @@ def _conv(
         bias = as_array("bias", bias)
     key = (
         rank, x.shape, x.dtype.char, weight.shape, bias is None, residual is None, stride, padding, dilation, groups,
-        layout, activation, activation_params, threads, algorithm, schedule, accuracy, records.generation,
+        layout, activation, activation_params, threads, algorithm, schedule, accuracy, records.generation, shift,
     )  # fmt: skip
     try:
         kernel = _conv_kernels.get(key)
@@ -125,7 +127,7 @@ def _conv(
     if kernel is None:
         where = None if residual is None else "before"
         epilogue = Epilogue(bias is not None, activation, tuple(activation_params), where)
-        problem = _conv_problem(rank, x, weight, stride, padding, dilation, groups, layout, epilogue)
+        problem = _conv_problem(rank, x, weight, stride, padding, dilation, groups, layout, epilogue, shift)
         kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads, accuracy=accuracy)
         _conv_kernels[key] = kernel
     packed = kernel.pack_for_call(weight)
@@ -163,8 +165,9 @@ def nchw_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _conv_problem(
-    rank: int, x: Array, weight: Array, stride: Any, padding: Any, dilation: Any, groups: int, layout: str, e: Epilogue
-) -> ConvProblem:
+    rank: int, x: Array, weight: Array, stride: Any, padding: Any, dilation: Any, groups: int, layout: str, e: Epilogue,
+    shift: Shift | None = None,
+) -> ConvProblem:  # fmt: skip
     if layout not in LAYOUTS:
         raise ProblemError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     names = ("n", "ic", *"dhw"[3 - rank :]) if layout == "NCHW" else ("n", *"dhw"[3 - rank :], "ic")
@@ -178,7 +181,7 @@ def _conv_problem(
     problem = ConvProblem(
         batch=x.shape[0], in_channels=channels, in_size=in_size, out_channels=weight.shape[0],
         kernel=weight.shape[2:], stride=stride, padding=padding, dilation=dilation, groups=groups,
-        epilogue=e, dtype=dtype,
+        epilogue=e, dtype=dtype, shift=shift,
     )  # fmt: skip
     if weight.shape != problem.w_shape:
         raise ArrayError(

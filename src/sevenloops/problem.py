@@ -8,7 +8,8 @@ the command line exchange::
 
 Letters: `mb` batch, `g` groups, `ic oc` channels, `id ih iw` input sizes, `kd kh kw` kernel, `sd sh sw` stride,
 `dd dh dw` dilation (1 is dense), `pd ph pw` padding on both sides or `pf/pk pt/pb pl/pr` for each side (front/back,
-top/bottom, left/right). What equals its default is left out.
+top/bottom, left/right). What equals its default is left out. `shift=3` moves the channels of the input before a 1x1
+kernel, `shift=3x5:d2:modulo` with a kernel of 3 x 5, dilation 2 and the other convention (`sevenloops.shift`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any, Union
 
 from .epilogue import Epilogue, as_number
 from .errors import DtypeError, ProblemError
+from .shift import Shift, as_shift
+from .sizes import as_int, as_tuple
 
 __all__ = ["ConvProblem", "GemmProblem", "Problem"]
 
@@ -30,27 +33,7 @@ AXES = "dhw"
 #: Suffixes of the padding before and after each axis: front/back, top/bottom, left/right.
 PAD_LETTERS = {"d": ("pf", "pk"), "h": ("pt", "pb"), "w": ("pl", "pr")}
 
-IntOrTuple = Union[int, Iterable[int]]
 Padding = Union[int, str, Iterable[Any]]
-
-
-def _as_int(name: str, value: Any, minimum: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ProblemError(f"{name} must be an integer, got {value!r}")
-    value = value.__index__()
-    if value < minimum:
-        raise ProblemError(f"{name} must be at least {minimum}, got {value}")
-    return value  # type: ignore[no-any-return]
-
-
-def _as_tuple(name: str, value: Any, rank: int, minimum: int) -> tuple[int, ...]:
-    """One integer for every axis, or one for all of them."""
-    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value] * rank
-    if len(items) == 1:
-        items *= rank
-    if len(items) != rank:
-        raise ProblemError(f"{name} needs 1 or {rank} integers for {rank} spatial sizes, got {tuple(items)}")
-    return tuple(_as_int(f"{name}[{axis}]", item, minimum) for axis, item in enumerate(items))
 
 
 def _check_bytes(name: str, shape: tuple[int, ...], dtype: str) -> None:
@@ -83,6 +66,10 @@ class ConvProblem:
     A transposed convolution is its adjoint: `x[n, ic, i] * w[ic, oc, k]` is added at `o = i*stride + k*dilation -
     before`, and `output_padding` rows are added at the end.
 
+    With `shift` the channels of the input are moved before a 1x1 kernel is applied (see `sevenloops.shift`)::
+
+        y[n, oc, o] = epilogue(sum over ic of x[n, ic, o*stride + offset(ic)] * w[oc, ic])
+
     Raises `ProblemError` for a problem without meaning and `DtypeError` for a dtype other than float32 or float64.
     """
 
@@ -99,18 +86,20 @@ class ConvProblem:
     output_padding: tuple[int, ...] = (0,)
     epilogue: Epilogue = field(default_factory=Epilogue)
     dtype: str = "float32"
+    shift: Shift | None = None
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         for name in ("batch", "in_channels", "out_channels", "groups"):
-            put(name, _as_int(name, getattr(self, name), 1))
+            put(name, as_int(name, getattr(self, name), 1))
         sizes = self.in_size if isinstance(self.in_size, Iterable) else (self.in_size,)
-        put("in_size", tuple(_as_int("in_size", size, 1) for size in sizes))
+        put("in_size", tuple(as_int("in_size", size, 1) for size in sizes))
         if not 1 <= self.rank <= 3:
             raise ProblemError(f"in_size needs one to three spatial sizes, got {self.in_size}")
         for name, minimum in (("kernel", 1), ("stride", 1), ("dilation", 1), ("output_padding", 0)):
-            put(name, _as_tuple(name, getattr(self, name), self.rank, minimum))
+            put(name, as_tuple(name, getattr(self, name), self.rank, minimum))
         put("padding", self._resolve_padding(self.padding))
+        put("shift", None if self.shift is None else as_shift(self.shift, self.rank))
         _check_dtype(self.dtype)
         self._validate()
 
@@ -125,7 +114,7 @@ class ConvProblem:
         pairs = [tuple(item) if isinstance(item, Iterable) else (item, item) for item in items]
         if any(len(pair) != 2 for pair in pairs):
             raise ProblemError(f"padding of an axis is one integer or a (before, after) pair, got {tuple(items)}")
-        return tuple((_as_int("padding", before, 0), _as_int("padding", after, 0)) for before, after in pairs)
+        return tuple((as_int("padding", before, 0), as_int("padding", after, 0)) for before, after in pairs)
 
     def _named_padding(self, name: str) -> tuple[tuple[int, int], ...]:
         if name.lower() == "valid":
@@ -160,6 +149,8 @@ class ConvProblem:
                     f"output_padding {self.output_padding} must be smaller than stride {self.stride} or dilation "
                     f"{self.dilation} on each axis"
                 )
+        if self.shift is not None and (not self._is_plain_pointwise or self.groups > 1):
+            raise ProblemError("a shift is followed by a 1x1 kernel without padding, groups or transposition")
         if min(self.out_size) < 1:
             raise ProblemError(f"the output would have size {self.out_size}: the padding cuts everything away")
         for name, shape in (("input", self.x_shape), ("weight", self.w_shape), ("output", self.y_shape)):
@@ -225,9 +216,13 @@ class ConvProblem:
         return self.groups == self.in_channels > 1
 
     @property
-    def is_pointwise(self) -> bool:
-        """A 1x1 kernel without padding, at any stride."""
+    def _is_plain_pointwise(self) -> bool:
         return math.prod(self.kernel) == 1 and not any(map(any, self.padding)) and not self.transposed
+
+    @property
+    def is_pointwise(self) -> bool:
+        """A 1x1 kernel without padding or shift, at any stride."""
+        return self._is_plain_pointwise and self.shift is None
 
     def with_epilogue(self, epilogue: Epilogue) -> ConvProblem:
         """The same sizes with another epilogue."""
@@ -247,6 +242,7 @@ class ConvProblem:
                 parts += [f"{letter}{v}" for letter, v in zip(PAD_LETTERS[a], (before, after)) if v]
         parts += ["transposed"] if self.transposed else []
         parts += [f"o{a}{v}" for a, v in zip(axes, self.output_padding) if v]
+        parts += [self.shift.word()] if self.shift else []
         return " ".join(parts + self.epilogue.words() + ([] if self.dtype == "float32" else [self.dtype]))
 
 
@@ -272,7 +268,7 @@ class GemmProblem:
 
     def __post_init__(self) -> None:
         for name in ("m", "n", "k"):
-            object.__setattr__(self, name, _as_int(name, getattr(self, name), 1))
+            object.__setattr__(self, name, as_int(name, getattr(self, name), 1))
         for name in ("alpha", "beta"):
             object.__setattr__(self, name, as_number(name, getattr(self, name)))
             if not math.isfinite(getattr(self, name)):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .epilogue import Epilogue
 from .errors import ArrayError
 from .problem import ConvProblem, GemmProblem
+from .shift import Shift, channel_offsets
 
 __all__ = ["apply_epilogue", "reference_conv", "reference_gemm"]
 
@@ -39,6 +40,7 @@ def reference_conv(
     """
     x = _operand("x", x, problem.x_shape)
     w = _operand("w", w, problem.w_shape)
+    x = _shifted(problem.shift, x) if problem.shift else x
     sums = _transposed_sums(problem, x, w) if problem.transposed else _sums(problem, x, w)
     return apply_epilogue(problem.epilogue, sums, bias, residual)
 
@@ -105,6 +107,17 @@ def _activate(name: str, params: tuple[float, ...], v: Array) -> Array:
     elif name != "none":
         raise AssertionError(f"the reference lacks the activation {name!r}")
     return result
+
+
+def _shifted(shift: Shift, x: Array) -> Array:
+    """Each channel of `x[n, *size, c]` moved: `out[n, o, c] = x[n, o + offset(c), c]`, zero outside."""
+    out = np.zeros_like(x)
+    for c, offset in enumerate(channel_offsets(shift, x.shape[-1])):
+        axes = list(zip(offset, x.shape[1:-1]))
+        to: Index = (ALL, *(slice(max(0, -by), max(0, size - by)) for by, size in axes), c)
+        source: Index = (ALL, *(slice(max(0, by), max(0, size + by)) for by, size in axes), c)
+        out[to] = x[source]
+    return out
 
 
 def _sums(problem: ConvProblem, x: Array, w: Array) -> Array:

@@ -12,13 +12,14 @@ from .gemm import GEMM, POINTWISE
 from .gemv import GEMV
 from .im2col import IM2COL
 from .naive import NAIVE
+from .shift import SHIFT
 from .winograd import WINOGRAD
 
 __all__ = ["ALGORITHMS", "Algorithm", "check_schedule"]
 
 #: Every algorithm by name; the order decides only between equal predictions.
 ALGORITHMS: dict[str, Algorithm] = {
-    row.name: row for row in (DEPTHWISE, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, WINOGRAD, NAIVE)
+    row.name: row for row in (DEPTHWISE, SHIFT, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, WINOGRAD, NAIVE)
 }
 
 

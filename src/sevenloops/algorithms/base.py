@@ -138,6 +138,8 @@ def only_conv(problem: Problem) -> str | None:
     """The reason why a problem is no plain convolution in float32, or None."""
     if isinstance(problem, GemmProblem):
         return "it computes convolutions, and this is a matrix product"
+    if problem.shift is not None:
+        return "it does not shift channels; shift and naive do"
     if problem.transposed:
         return "transposed convolutions need the naive algorithm so far"
     if problem.dtype != "float32":

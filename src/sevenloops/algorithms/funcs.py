@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import halide as hl
 
 from ..epilogue import Epilogue
+from ..shift import Shift
 from .base import Geometry
 
-__all__ = ["apply_epilogue", "dense", "epilogue_inputs", "image", "padded_input", "padded_rows"]
+__all__ = ["apply_epilogue", "dense", "epilogue_inputs", "image", "moved_by", "padded_input", "padded_rows"]
 
 HL_TYPES = {"float32": (hl.Float, 32), "float64": (hl.Float, 64)}
 
@@ -68,6 +70,20 @@ def padded_rows(x: Any, g: Geometry) -> Any:
         coords.append(hl.clamp(at, 0, size - 1))
     rows[e, iy, iz, n] = hl.select(hl.likely(inside), x[(*coords, n)], hl.f32(0))
     return rows
+
+
+def moved_by(shift: Shift, channels: int, c: Any) -> list[Any]:
+    """How far away channel `c` of `channels` is read on each axis, innermost first (see `sevenloops.shift`)."""
+    groups = math.prod(shift.kernel)
+    each = channels // groups
+    if not each:
+        return [hl.Expr(0)] * len(shift.kernel)
+    group = c // each if shift.convention == "contiguous" else c % groups
+    offsets, inner = [], 1
+    for k, d in zip(reversed(shift.kernel), reversed(shift.dilation)):
+        offsets.append(hl.select(c < groups * each, ((group // inner) % k - k // 2) * d, 0))
+        inner *= k
+    return offsets
 
 
 def epilogue_inputs(

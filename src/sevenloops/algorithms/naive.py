@@ -6,8 +6,8 @@
 
 (Goodfellow, Bengio, Courville, Deep Learning, equation 9.7, with stride, dilation, groups and padding.) No tiles, no
 vectors, no threads: the lowest rung of the ladder, and the one that computes everything - one to three dimensions,
-transposed problems, matrix products, float64. A transposed convolution gathers: input i reaches output o through tap k
-where i*s + k*d - before = o.
+transposed problems, shifted channels, matrix products, float64. A transposed convolution gathers: input i reaches output
+o through tap k where i*s + k*d - before = o. Channels that a shift moves are read at i + offset(ic).
 
 Wins never; it is what the others are compared with. Cannot run: nothing.
 """
@@ -88,7 +88,7 @@ def _define_gemm(problem: GemmProblem) -> Definition:
 def _define_conv(problem: ConvProblem) -> Definition:
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, hl_type, image
+    from .funcs import apply_epilogue, dense, epilogue_inputs, hl_type, image, moved_by
 
     g = Geometry.of(problem)
     x_shape = (g.batch, *g.size, g.groups * g.ic)
@@ -101,6 +101,7 @@ def _define_conv(problem: ConvProblem) -> Definition:
 
     c, ox, oy, oz, n = (hl.Var(v) for v in ("c", "ox", "oy", "oz", "n"))
     taps = hl.RDom([hl.Range(0, extent) for extent in (g.ic, *reversed(g.kernel))], "tap")
+    moved = moved_by(problem.shift, g.ic, taps[0]) if problem.shift else []
     inside, coords = None, []
     for axis, o in enumerate((ox, oy, oz)):  # innermost first; the geometry's tuples are outermost first
         k, at = taps[axis + 1], 2 - axis
@@ -109,7 +110,7 @@ def _define_conv(problem: ConvProblem) -> Definition:
             i = steps // g.stride[at]
             ok = (steps % g.stride[at] == 0) & (i >= 0) & (i < g.size[at])
         else:
-            i = o * g.stride[at] + k * g.dilation[at] - g.before[at]
+            i = o * g.stride[at] + k * g.dilation[at] - g.before[at] + (moved[axis] if axis < len(moved) else 0)
             ok = (i >= 0) & (i < g.size[at])
         inside = ok if inside is None else inside & ok
         coords.append(hl.clamp(i, 0, g.size[at] - 1))

@@ -12,14 +12,14 @@ import importlib.metadata
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import Unsupported
 from ..inputs import FloatArray, Inputs
-from ..problem import GemmProblem, Problem
+from ..problem import ConvProblem, GemmProblem, Problem
 
 __all__ = ["ENGINES", "Engine", "Prepared", "Settings"]
 
@@ -95,6 +95,12 @@ def _prepare_sevenloops(problem: Problem, inputs: Inputs, settings: Settings) ->
         "workspace_bytes": kernel.workspace_bytes,
     }
     return Prepared(bound.run, lambda: bound.out, kernel.algorithm, details)
+
+
+def _prepare_unshifted(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    """The same convolution of channels that do not move: what a fused shift is held against."""
+    plain = replace(problem, shift=None) if isinstance(problem, ConvProblem) else problem
+    return _prepare_sevenloops(plain, inputs, replace(settings, algorithm=None))
 
 
 def _prepare_numpy(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
@@ -174,6 +180,7 @@ class Engine:
 
 ENGINES: dict[str, Engine] = {
     "sevenloops": Engine(_prepare_sevenloops, ("sevenloops",)),
+    "unshifted": Engine(_prepare_unshifted, ("sevenloops",)),
     "torch": Engine(_prepare_torch, ("torch",)),
     "torch-nchw": Engine(_prepare_torch_nchw, ("torch",)),
     "onnxruntime": Engine(_prepare_onnxruntime, ("onnxruntime", "onnx")),

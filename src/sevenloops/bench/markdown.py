@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SevenLoopsError
+from .results import NO_PEERS
 
 __all__ = ["MarkdownError", "page", "read_documents"]
 
@@ -61,7 +62,9 @@ def _title(document: Document) -> str:
     if "--network" in words:
         batch = words[words.index("--batch") + 1] if "--batch" in words else "1"
         return f"{words[words.index('--network') + 1]}, batch {batch}"
-    return "gemm" if "gemm" in words else "conv"
+    kind = next((kind for kind in ("gemm", "shift") if kind in words), "conv")
+    batch = words[words.index("--batch") + 1] if "--batch" in words else None
+    return f"{kind}, batch {batch}" if batch else kind
 
 
 def _summary(documents: list[Document]) -> list[str]:
@@ -69,7 +72,7 @@ def _summary(documents: list[Document]) -> list[str]:
     rows, logs, least, below, count = [], [], [], 0, 0
     for d in documents:
         s = d["summary"]
-        totals = [s["total_s"][name] for name in _peers(d) if s["total_s"][name] is not None]
+        totals = [s["total_s"][name] for name in _peers(d) if name not in NO_PEERS and s["total_s"][name] is not None]
         own = s["total_s"]["sevenloops"]
         rows.append(
             [

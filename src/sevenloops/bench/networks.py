@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from ..epilogue import Epilogue
 from ..errors import ProblemError
 from ..problem import ConvProblem, GemmProblem, Problem
+from ..shift import Shift
 
-__all__ = ["NETWORKS", "Layer", "layers"]
+__all__ = ["NETWORKS", "Layer", "layers", "shift_layers"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ def layers(network: str, batch: int = 1) -> list[Layer]:
     return list(distinct.values())
 
 
+def shift_layers(network: str, batch: int = 1) -> list[Layer]:
+    """The layers of a network that shift their channels; arguments and errors as `layers`."""
+    shifting = lambda p: isinstance(p, ConvProblem) and p.shift is not None  # noqa: E731
+    return [replace(it, name=f"{network} {it.name}") for it in layers(network, batch) if shifting(it.problem)]
+
+
 class _Builder:
     """Follows the tensor (channels and size) through a network and writes down the layers that it passes."""
 
@@ -51,8 +58,9 @@ class _Builder:
         self.found: list[tuple[str, Problem]] = []
 
     def conv(
-        self, name: str, out: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1, act: str = "relu"
-    ) -> None:
+        self, name: str, out: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1, act: str = "relu",
+        shift: Shift | None = None,
+    ) -> None:  # fmt: skip
         problem = ConvProblem(
             batch=self.batch,
             in_channels=self.channels,
@@ -63,6 +71,7 @@ class _Builder:
             padding=((padding, padding),) * 2,
             groups=groups,
             epilogue=Epilogue(bias=True, activation=act),
+            shift=shift,
         )
         self.found.append((name, problem))
         self.channels, self.size = out, problem.out_size[0]
@@ -229,6 +238,37 @@ def _mobilenetv2(net: _Builder) -> None:
     net.fc("fc", 1000)
 
 
+def _shiftresnet20(net: _Builder) -> None:
+    """alvinwan/shiftresnet-cifar with expansion 3, at 32x32: 1x1, shift, 1x1 (which takes the stride)."""
+    net.size = 32
+    net.conv("conv1", 16, 3, padding=1)
+    for stage, width in enumerate((16, 32, 64), 1):
+        for index in range(1, 4):
+            name, stride = f"block{stage}_{index}", 2 if stage > 1 and index == 1 else 1
+            channels, size = net.channels, net.size
+            net.conv(f"{name}.expand", 3 * width, 1)
+            net.conv(f"{name}.shift", width, 1, stride=stride, shift=Shift((3, 3), (1, 1), "modulo"))
+            if stride != 1:
+                _shortcut(net, f"{name}.shortcut", channels, size, width, stride)
+    net.pool(net.size, 1)
+    net.fc("fc", 10)
+
+
+def _shiftneta(net: _Builder) -> None:
+    """ShiftNet-A (arXiv 1711.08141, table 5): a block of stride 2 makes the channels that pooling its input does not."""
+    net.conv("conv1", 32, 7, stride=2, padding=3)
+    table = [(64, 5, 5, (4, 4)), (128, 6, 5, (4, 3)), (256, 7, 3, (3, 2)), (512, 3, 3, (2, 1))]
+    for group, (width, blocks, kernel, expansions) in enumerate(table, 1):
+        for index in range(1, blocks + 1):
+            name, first = f"block{group}_{index}", index == 1
+            out = width - net.channels if first else width
+            net.conv(f"{name}.expand", out * expansions[not first], 1)
+            net.conv(f"{name}.shift", out, 1, stride=2 if first else 1, shift=Shift((kernel, kernel)))
+            net.channels = width
+    net.pool(net.size, 1)
+    net.fc("fc", 1000)
+
+
 NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "alexnet": _alexnet,
     "vgg16": _vgg16,
@@ -237,4 +277,6 @@ NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "googlenet": _googlenet,
     "squeezenet": _squeezenet,
     "mobilenetv2": _mobilenetv2,
+    "shiftresnet20": _shiftresnet20,
+    "shiftneta": _shiftneta,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..errors import Unsupported
 from ..inputs import FloatArray, Inputs
 from ..problem import ConvProblem, GemmProblem, Problem
 from .engines import Prepared, fastest
+from .shift_roads import ROADS, depthwise_road, slices_road
 
 __all__ = ["build_model", "prepare_onnxruntime", "prepare_openvino"]
 
@@ -17,12 +19,18 @@ OPSET, IR_VERSION = 21, 10  # read by every release since the middle of 2024
 OPERATORS = {"relu": "Relu", "leaky_relu": "LeakyRelu", "hard_swish": "HardSwish", "sigmoid": "Sigmoid"}
 
 
-def build_model(problem: Problem, inputs: Inputs) -> bytes:
-    """The problem as an ONNX file: input `x` (NCHW or matrix), output `y`, everything else constant."""
+def build_model(problem: Problem, inputs: Inputs, road: str = "") -> bytes:
+    """The problem as an ONNX file: input `x` (NCHW or matrix), output `y`, everything else constant.
+
+    `road` says how channels are shifted (see `shift_roads`).
+    """
     from onnx import helper
 
     build = _Graph(np.dtype(problem.dtype))
-    v = build.conv(problem, inputs) if isinstance(problem, ConvProblem) else build.gemm(problem, inputs)
+    if isinstance(problem, GemmProblem):
+        v = build.gemm(problem, inputs)
+    else:
+        v = build.shifted(problem, inputs, road) if problem.shift else build.conv(problem, inputs)
     build.epilogue(problem, inputs, v)
     x = helper.make_tensor_value_info("x", build.element, _channels_first(inputs.x, problem).shape)
     y = helper.make_tensor_value_info("y", build.element, _output_shape(problem))
@@ -40,10 +48,10 @@ class _Graph:
         self.dtype, self.nodes, self.constants = dtype, list[Any](), list[Any]()
         self.element = helper.np_dtype_to_tensor_dtype(dtype)
 
-    def constant(self, name: str, value: Any) -> str:
+    def constant(self, name: str, value: Any, dtype: Any = None) -> str:
         from onnx import numpy_helper
 
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, self.dtype), name))
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype or self.dtype), name))
         return name
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
@@ -69,6 +77,42 @@ class _Graph:
             pads=pads,
             **attributes,
         )
+
+    def shifted(self, problem: ConvProblem, inputs: Inputs, road: str) -> str:
+        if road == "depthwise":
+            v, w = self.depthwise_road(problem), inputs.w
+        else:
+            v, w = self.slices_road(problem), inputs.w[:, slices_road(problem).order]
+        operands = [v, self.constant("w", w)]
+        if inputs.bias is not None:
+            operands.append(self.constant("bias", inputs.bias))
+        return self.add("Conv", *operands, kernel_shape=problem.kernel)
+
+    def depthwise_road(self, problem: ConvProblem) -> str:
+        road = depthwise_road(problem)
+        return self.add(
+            "Conv",
+            "x",
+            self.constant("one_hot", road.weight),
+            kernel_shape=road.weight.shape[2:],
+            strides=problem.stride,
+            dilations=road.dilation,
+            group=problem.in_channels,
+            pads=road.padding * 2,
+        )
+
+    def slices_road(self, problem: ConvProblem) -> str:
+        road, rank = slices_road(problem), problem.rank
+        integers = lambda name, values: self.constant(name, values, np.int64)  # noqa: E731
+        pads = [0, 0, *(b for b, _ in road.padding), 0, 0, *(a for _, a in road.padding)]
+        padded = self.add("Pad", "x", integers("pads", pads))
+        axes, parts = integers("axes", range(1, rank + 2)), []
+        for index, ((first, end, step), start) in enumerate(road.slices):
+            ends = [end, *(a + size for a, size in zip(start, problem.in_size))]
+            bounds = {"starts": [first, *start], "ends": ends, "steps": [step, *problem.stride]}
+            starts, ends_, steps = (integers(f"{name}{index}", values) for name, values in bounds.items())
+            parts.append(self.add("Slice", padded, starts, ends_, axes, steps))
+        return self.add("Concat", *parts, axis=1)
 
     def gemm(self, problem: GemmProblem, inputs: Inputs) -> str:
         plain = problem.alpha == 1 and inputs.c is None and inputs.bias is None
@@ -129,11 +173,11 @@ def prepare_onnxruntime(problem: Problem, inputs: Inputs, threads: int) -> Prepa
     """Input and output are bound once (no copies are timed); with all optimisations, or all but the blocked layout."""
     import onnxruntime as ort
 
-    model = build_model(problem, inputs)
     x = ort.OrtValue.ortvalue_from_numpy(_channels_first(inputs.x, problem))
     levels = ort.GraphOptimizationLevel
 
-    def build(level: Any) -> Prepared:
+    def build(level: Any, road: str) -> Prepared:
+        model = build_model(problem, inputs, road)
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.graph_optimization_level = level
@@ -148,7 +192,18 @@ def prepare_onnxruntime(problem: Problem, inputs: Inputs, threads: int) -> Prepa
         binding.bind_ortvalue_output("y", y)
         return Prepared(lambda: session.run_with_iobinding(binding), lambda: _channels_last(y.numpy(), problem))
 
-    return fastest({"all": lambda: build(levels.ORT_ENABLE_ALL), "extended": lambda: build(levels.ORT_ENABLE_EXTENDED)})
+    kinds = {"all": levels.ORT_ENABLE_ALL, "extended": levels.ORT_ENABLE_EXTENDED}
+    return fastest(_ways(problem, kinds, build))
+
+
+def _ways(
+    problem: Problem, kinds: dict[str, Any], build: Callable[[Any, str], Prepared]
+) -> dict[str, Callable[[], Prepared]]:
+    """Every kind of building, on every road where the problem needs one."""
+    shifted = isinstance(problem, ConvProblem) and problem.shift is not None
+    roads = {f"{road}, ": road for road in ROADS} if shifted else {"": ""}
+    make = lambda kind, road: lambda: build(kind, road)  # noqa: E731
+    return {prefix + name: make(kind, road) for prefix, road in roads.items() for name, kind in kinds.items()}
 
 
 def prepare_openvino(problem: Problem, inputs: Inputs, threads: int) -> Prepared:
@@ -158,12 +213,11 @@ def prepare_openvino(problem: Problem, inputs: Inputs, threads: int) -> Prepared
     if problem.dtype != "float32":
         raise Unsupported(f"OpenVINO on a CPU computes no {problem.dtype}")
     core = ov.Core()
-    model = build_model(problem, inputs)
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     settings["INFERENCE_NUM_THREADS"] = threads
 
-    def build(last: bool) -> Prepared:
-        network = core.read_model(model)
+    def build(last: bool, road: str) -> Prepared:
+        network = core.read_model(build_model(problem, inputs, road))
         if last:
             network = _with_channels_last(network, problem)
         compiled = core.compile_model(network, "CPU", settings)
@@ -179,10 +233,10 @@ def prepare_openvino(problem: Problem, inputs: Inputs, threads: int) -> Prepared
 
         return Prepared(run, (lambda: y) if last else (lambda: _channels_last(y, problem)))
 
-    ways = {"channels first": lambda: build(False)}
+    kinds = {"channels first": False}
     if isinstance(problem, ConvProblem):
-        ways["channels last"] = lambda: build(True)
-    return fastest(ways)
+        kinds["channels last"] = True
+    return fastest(_ways(problem, kinds, build))
 
 
 def _with_channels_last(network: Any, problem: Problem) -> Any:

@@ -57,6 +57,7 @@ def _row_values(row: Row, run: BenchRun) -> dict[str, Any]:
         "macs": row.problem.macs,
         "unique_bytes": row.problem.unique_bytes,
         "ratio": row.ratio,
+        **({"over_unshifted": row.over_unshifted} if row.over_unshifted else {}),
         "fastest_peer": peer.engine if peer else None,
         "engines": {name: _timing_values(timing, row, run) for name, timing in row.timings.items()},
     }
@@ -156,6 +157,11 @@ def _footer(run: BenchRun) -> list[Text]:
         lines.append(
             f"fastest peer / sevenloops: geometric mean {figures['geometric_mean_ratio']:.3f}, "
             f"least {figures['least_ratio']:.3f}, {figures['rows_below_1']} of {figures['rows_compared']} rows below 1"
+        )
+    over = [row.over_unshifted for row in run.rows if row.over_unshifted]
+    if over:
+        lines.append(
+            f"sevenloops / the same 1x1 without its shift: geometric mean {geometric_mean(over):.3f}, most {max(over):.3f}"
         )
     totals = [f"{name} {1e3 * total:.2f} ms" for name, total in figures["total_s"].items() if total is not None]
     if len(run.rows) > 1 and totals:

@@ -10,10 +10,12 @@ from typing import Any
 
 from ..problem import Problem
 
-__all__ = ["OWN", "BenchRun", "Row", "Timing", "geometric_mean"]
+__all__ = ["NO_PEERS", "OWN", "BenchRun", "Row", "Timing", "geometric_mean"]
 
 #: the engine that the others are compared with
 OWN = "sevenloops"
+#: engines that compute something else, for a comparison of another kind: never a peer
+NO_PEERS = ("unshifted",)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Row:
     @property
     def fastest_peer(self) -> Timing | None:
         """The peer with the lowest median."""
-        peers = [t for name in self.timings if name != OWN and (t := self.timed(name))]
+        peers = [t for name in self.timings if name not in (OWN, *NO_PEERS) and (t := self.timed(name))]
         return min(peers, key=lambda timing: timing.median_s, default=None)
 
     @property
@@ -75,6 +77,12 @@ class Row:
         """Fastest peer's time over ours: above 1 we are faster."""
         own, peer = self.timed(OWN), self.fastest_peer
         return peer.median_s / own.median_s if own and peer else None
+
+    @property
+    def over_unshifted(self) -> float | None:
+        """Our time over that of the same 1x1 convolution without its shift."""
+        own, plain = self.timed(OWN), self.timed("unshifted")
+        return own.median_s / plain.median_s if own and plain else None
 
     def gflops(self, engine: str) -> float | None:
         """1e9 FLOP/s by the MACs of the definition; an algorithm that executes fewer can exceed the peak."""

@@ -11,6 +11,7 @@ from ..errors import Unsupported
 from ..inputs import Inputs
 from ..problem import ConvProblem, GemmProblem, Problem
 from .engines import Prepared, fastest
+from .shift_roads import depthwise_road, slices_road
 
 __all__ = ["prepare"]
 
@@ -26,6 +27,8 @@ def prepare(problem: Problem, inputs: Inputs, threads: int, *, channels_last: bo
     torch.inference_mode(True).__enter__()  # for the rest of this process
     if isinstance(problem, GemmProblem):
         return fastest({"functional": lambda: _gemm(problem, inputs), "prepacked": lambda: _gemm_packed(problem, inputs)})
+    if problem.shift:
+        return _shifted(problem, inputs, channels_last)
     return fastest(
         {
             "functional": lambda: _conv(problem, inputs, channels_last),
@@ -136,6 +139,73 @@ def _conv_packed(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> P
     fused = torch.ops.mkldnn._convolution_pointwise
     name, numbers = FUSED[epilogue.activation], list(epilogue.params)
     return _holding(lambda: fused(x, w, bias, padding, stride, dilation, problem.groups, name, numbers, ""), problem)
+
+
+def _shifted(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> Prepared:
+    """Both roads, each with the functional convolution and with prepacked weights."""
+    if problem.rank != 2:
+        raise Unsupported("shifts are measured with two axes only")
+    convs = {"functional": _functional_step, "prepacked": _packed_step}
+    roads = {"depthwise": _depthwise_road, "slices": _slices_road}
+    build = lambda road, conv: lambda: _holding(road(problem, inputs, channels_last, conv), problem)  # noqa: E731
+    return fastest({f"{r}, {c}": build(roads[r], convs[c]) for r in roads for c in convs})
+
+
+Step = Callable[[Any], Any]
+MakeStep = Callable[..., Step]
+
+
+def _functional_step(x: Any, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, p: Any) -> Step:
+    import torch.nn.functional as functional
+
+    finish = _epilogue(p, None) if p else lambda v: v
+    return lambda v: finish(functional.conv2d(v, w, bias, stride, padding, dilation, groups))
+
+
+def _packed_step(x: Any, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, p: Any) -> Step:
+    import torch
+
+    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+    packed = reorder(w.to_mkldnn(), padding, stride, dilation, groups, list(x.shape))
+    name, numbers = (FUSED[p.epilogue.activation], list(p.epilogue.params)) if p else ("none", [])
+    fused = torch.ops.mkldnn._convolution_pointwise
+    return lambda v: fused(v, packed, bias, padding, stride, dilation, groups, name, numbers, "")
+
+
+def _with_residual(problem: ConvProblem) -> None:
+    if problem.epilogue.residual:
+        raise Unsupported("shifts are measured without a residual")
+
+
+def _depthwise_road(problem: ConvProblem, inputs: Inputs, channels_last: bool, make: MakeStep) -> Callable[[], Any]:
+    _with_residual(problem)
+    road, x = depthwise_road(problem), _image(inputs.x, channels_last)
+    kernel = _weight(road.weight, channels_last)
+    move = make(x, kernel, None, list(problem.stride), road.padding, road.dilation, problem.in_channels, None)
+    w, bias = _weight(inputs.w, channels_last), _optional(inputs.bias)
+    mix = make(move(x), w, bias, [1, 1], [0, 0], [1, 1], 1, problem)
+    return lambda: mix(move(x))
+
+
+def _slices_road(problem: ConvProblem, inputs: Inputs, channels_last: bool, make: MakeStep) -> Callable[[], Any]:
+    import torch
+    import torch.nn.functional as functional
+
+    _with_residual(problem)
+    road, x = slices_road(problem), _image(inputs.x, channels_last)
+    sides = [side for pair in reversed(road.padding) for side in pair]
+    cuts = []
+    for (first, end, step), start in road.slices:
+        axes = [slice(a, a + size, s) for a, size, s in zip(start, problem.in_size, problem.stride)]
+        cuts.append((slice(None), slice(first, end, step), *axes))
+
+    def move() -> Any:
+        padded = functional.pad(x, sides)
+        return torch.cat([padded[cut] for cut in cuts], 1)
+
+    w = _weight(np.ascontiguousarray(inputs.w[:, road.order]), channels_last)
+    mix = make(move(), w, _optional(inputs.bias), [1, 1], [0, 0], [1, 1], 1, problem)
+    return lambda: mix(move())
 
 
 def _gemm(problem: GemmProblem, inputs: Inputs) -> Prepared:

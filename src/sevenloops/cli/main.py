@@ -98,6 +98,27 @@ def bench_conv(
     bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
 
 
+@bench_app.command("shift")
+@_reporting
+def bench_shift(
+    network: Annotated[str, typer.Option(help="Networks whose shifts are measured.")] = "shiftresnet20,shiftneta",
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 1,
+    against: Against = f"{PEERS},unshifted",
+    threads: Threads = None,
+    isa: IsaName = None,
+    rounds: Rounds = 7,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Time shifts fused with their 1x1 convolution; `unshifted` is the same 1x1 alone, peers take their faster road."""
+    from ..bench.networks import shift_layers
+    from ..bench.runner import Options
+    from .bench import bench_command, split_names
+
+    chosen = [layer for name in split_names(network) for layer in shift_layers(name, batch)]
+    bench_command(chosen, Options(split_names(against), threads, None, isa, rounds), json, output)
+
+
 @bench_app.command("gemm")
 @_reporting
 def bench_gemm(

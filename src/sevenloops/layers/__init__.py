@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .shift import SHIFT_LAYER
 from .transpose import TRANSPOSE
 
 __all__ = ["LAYERS"]
 
 #: Every layer by name.
-LAYERS = {"transpose": TRANSPOSE}
+LAYERS = {row.name: row for row in (TRANSPOSE, SHIFT_LAYER)}

@@ -1,0 +1,114 @@
+"""The shift operator as a value: which channel moves where (Wu et al., Shift, arXiv 1711.08141).
+
+    out[n, o, c] = x[n, o + offset(c), c]        zero where that lies outside
+
+No weights, no arithmetic: each channel is read a few pixels away. A kernel of K positions has K groups of
+floor(channels / K) channels, one group a position; position i of an axis of size k moves by `(i - floor(k / 2)) *
+dilation`. The channels left over stay where they are. Two conventions say which channel is in which group:
+
+- `contiguous`: group after group, positions in raster order (the paper, section 3.2; Chainer's `shift`);
+- `modulo`: channel `c` is in group `c mod K`, raster order again (peterhj/shiftnet_cuda_v2, which ShiftResNet uses).
+
+They differ by a permutation of channels, which the 1x1 convolutions around a shift absorb (section 3.2.1).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ProblemError
+from .sizes import as_int, as_tuple
+
+__all__ = ["CONVENTIONS", "Shift", "channel_offsets", "channels_of_groups"]
+
+CONVENTIONS = ("contiguous", "modulo")
+#: Pixels that a channel may move at most: beyond every image, so that sums of positions stay within 32 bits.
+MAX_REACH = 2**24
+_WORD = re.compile(r"shift=(\d+(?:x\d+)*)(?::d(\d+(?:x\d+)*))?(?::([a-z]+))?")
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How channels move: `kernel` and `dilation` an integer or one an axis, `convention` a name of `CONVENTIONS`.
+
+    In a problem both are full tuples, outermost axis first. Raises `ProblemError` for a value without meaning.
+    """
+
+    kernel: tuple[int, ...] = (3,)
+    dilation: tuple[int, ...] = (1,)
+    convention: str = "contiguous"
+
+    def __post_init__(self) -> None:
+        for name in ("kernel", "dilation"):
+            value = getattr(self, name)
+            items = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+            numbers = tuple(as_int(f"{name} of a shift", item, 1) for item in items)
+            object.__setattr__(self, name, numbers)
+        if self.convention not in CONVENTIONS:
+            raise ProblemError(f"convention must be one of {', '.join(CONVENTIONS)}, got {self.convention!r}")
+        reach = max(k // 2 for k in self.kernel) * max(self.dilation)
+        if reach > MAX_REACH:
+            raise ProblemError(f"a shift may move channels by at most {MAX_REACH} pixels, got {reach}")
+
+    def of_rank(self, rank: int) -> Shift:
+        """The same with full tuples for `rank` axes."""
+        kernel = as_tuple("kernel of a shift", self.kernel, rank, 1)
+        return Shift(kernel, as_tuple("dilation of a shift", self.dilation, rank, 1), self.convention)
+
+    def word(self) -> str:
+        """The word of a problem's descriptor: `shift=3`, `shift=3x5:d2:modulo`."""
+        parts = ["shift=" + _short(self.kernel)]
+        parts += [f"d{_short(self.dilation)}"] if set(self.dilation) != {1} else []
+        return ":".join(parts + ([self.convention] if self.convention != "contiguous" else []))
+
+    @classmethod
+    def from_word(cls, word: str) -> Shift:
+        """Read what `word` wrote; raises `ProblemError` for anything else."""
+        match = _WORD.fullmatch(word)
+        if not match:
+            raise ProblemError(f"cannot read {word!r}: a shift is shift=K or shift=KHxKW, then :dD, then :CONVENTION")
+        kernel, dilation, convention = match.groups(default="")
+        numbers = [tuple(map(int, text.split("x"))) for text in (kernel, dilation or "1")]
+        return cls(numbers[0], numbers[1], convention or "contiguous")
+
+
+def _short(values: tuple[int, ...]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
+
+
+def channels_of_groups(shift: Shift, channels: int) -> list[list[int]]:
+    """The channels of each group in raster order, if there are any, and last those that are left over and do not move."""
+    groups = math.prod(shift.kernel)
+    each = channels // groups
+    if not each:
+        return [list(range(channels))]
+    if shift.convention == "contiguous":
+        moved = [list(range(g * each, (g + 1) * each)) for g in range(groups)]
+    else:
+        moved = [list(range(g, groups * each, groups)) for g in range(groups)]
+    return [*moved, list(range(groups * each, channels))]
+
+
+def channel_offsets(shift: Shift, channels: int) -> list[tuple[int, ...]]:
+    """For each channel how far away it is read, `(dy, dx)` for two axes: `out[c, y, x] = in[c, y + dy, x + dx]`."""
+    offsets = [(0,) * len(shift.kernel)] * channels
+    *moved, _ = channels_of_groups(shift, channels)
+    if not moved:
+        return offsets
+    for place, members in zip(itertools.product(*map(range, shift.kernel)), moved):
+        offset = tuple((i - k // 2) * d for i, k, d in zip(place, shift.kernel, shift.dilation))
+        for channel in members:
+            offsets[channel] = offset
+    return offsets
+
+
+def as_shift(value: Any, rank: int) -> Shift:
+    """A shift for problems of `rank` axes; raises `ProblemError` for anything else."""
+    if not isinstance(value, Shift):
+        raise ProblemError(f"shift must be None or a Shift, got {value!r}")
+    return value.of_rank(rank)

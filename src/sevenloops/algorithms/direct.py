@@ -19,7 +19,16 @@ from ..machine import Machine
 from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, Geometry, only_conv
-from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_seconds, tiled_workspace
+from .tiles import (
+    PARAMETERS,
+    ProductShape,
+    check_tiled,
+    tiled_macs,
+    tiled_schedules,
+    tiled_seconds,
+    tiled_workspace,
+    weight_streams,
+)
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -38,8 +47,11 @@ def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
     return (g.groups * -(-g.oc // schedule.tile_channels), g.taps, schedule.tile_channels)
 
 
-def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, tap, panel]` from `w[kx, ky, kz, ic, oc]`; tap = ((kz*kh + ky)*kw + kx)*ic + channel."""
+def define_pack(problem: ConvProblem, schedule: Schedule, streams: int = 1) -> tuple[Any, list[Any], list[Buffer]]:
+    """`packed[lane, tap, stream, panel]` from `w[kx, ky, kz, ic, oc]`; tap = ((kz*kh + ky)*kw + kx)*ic + channel.
+
+    With one stream the axis of streams is left out in memory: `packed_shape` describes the same bytes.
+    """
     import halide as hl
 
     from .funcs import dense, image
@@ -49,14 +61,15 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
     kd, kh, kw = g.kernel
     w_shape = (g.groups * g.oc, g.ic, kd, kh, kw)
     w = image("w", w_shape)
-    lane, ic, kx, ky, kz, panel = (hl.Var(v) for v in ("lane", "ic", "kx", "ky", "kz", "panel"))
-    channel = (panel % panels) * nr + lane
+    names = ("lane", "ic", "kx", "ky", "kz", "stream", "panel")
+    lane, ic, kx, ky, kz, stream, panel = at = [hl.Var(name) for name in names]
+    channel = (panel % panels) * nr + stream * (nr // streams) + lane
     value = w[kx, ky, kz, ic, (panel // panels) * g.oc + hl.min(channel, g.oc - 1)]
     packed = hl.Func("packed")
-    packed[lane, ic, kx, ky, kz, panel] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
-    packed.reorder(kx, ky, kz, ic, lane, panel)
-    shape = (g.groups * panels, kd, kh, kw, g.ic, nr)
-    for var, extent in zip((lane, ic, kx, ky, kz, panel), reversed(shape)):
+    packed[tuple(at)] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
+    packed.reorder(kx, ky, kz, ic, lane, stream, panel)
+    shape = (g.groups * panels, streams, kd, kh, kw, g.ic, nr // streams)
+    for var, extent in zip(at, reversed(shape)):
         packed.bound(var, 0, extent)
     if schedule.parallel:
         packed.parallel(panel)
@@ -86,12 +99,14 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     y_shape = (g.batch, g.out[0], g.pixels, g.groups, g.oc)
     rows = by_rows(g)
     x = image("x", (g.batch, g.size[0], g.size[1], g.size[2] * g.ic) if rows else x_shape)
-    packed = image("packed", packed_shape(problem, schedule))
+    nr = schedule.tile_channels
+    streams = weight_streams(nr, machine)
+    width, panels = nr // streams, -(-g.oc // nr)
+    p_shape = (g.groups * panels, streams, g.taps, width)
+    packed = image("packed", p_shape)
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     named = dict(zip((name for name, _ in specs), extra))
     e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, (kw * g.ic, 1, kh, kd) if rows else (g.ic, kw, kh, kd))
-    nr = schedule.tile_channels
-    panels = -(-g.oc // nr)
     source = x
     if g.padded:
         source = padded_rows(x, g) if rows else padded_input(x, g)
@@ -100,7 +115,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
         ic, kx, ky, kz = r
         tap = (kz * kh + ky) * (kw * g.ic) + (ic if rows else kx * g.ic + ic)
-        weight = packed[c % nr, tap, gr * panels + c // nr]
+        weight = packed[c % width, tap, c % nr // width, gr * panels + c // nr]
         at = [
             (p % g.out[2]) * g.stride[2] + kx * g.dilation[2],
             (p // g.out[2]) * g.stride[1] + ky * g.dilation[1],
@@ -119,9 +134,9 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
         source.compute_at(product.output, product.task)
         source.vectorize(source.args()[0], machine.lanes, hl.TailStrategy.RoundUp if rows else hl.TailStrategy.GuardWithIf)
     dense(product.output.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(problem, schedule))]
+    buffers = [Buffer("x", x_shape), Buffer("packed", p_shape)]
     buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(product.output, [x, packed, *extra], buffers, *define_pack(problem, schedule))
+    return Definition(product.output, [x, packed, *extra], buffers, *define_pack(problem, schedule, streams))
 
 
 # ------------------------------------------------------------------------------------------------ schedules

@@ -21,7 +21,16 @@ from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
 from . import direct
 from .base import Algorithm, Buffer, Definition, Geometry, ceil_div, only_conv
-from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_seconds, tiled_workspace
+from .tiles import (
+    PARAMETERS,
+    ProductShape,
+    check_tiled,
+    tiled_macs,
+    tiled_schedules,
+    tiled_seconds,
+    tiled_workspace,
+    weight_streams,
+)
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -51,30 +60,32 @@ def packed_shape(problem: GemmProblem, schedule: Schedule) -> tuple[int, ...]:
     return (ceil_div(problem.n, schedule.tile_channels), problem.k, schedule.tile_channels)
 
 
-def define_pack(problem: GemmProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, k, panel]` from B; columns past the last one are zero."""
+def define_pack(problem: GemmProblem, schedule: Schedule, streams: int) -> tuple[Any, list[Any], list[Buffer]]:
+    """`packed[lane, k, stream, panel]` from B; columns past the last one are zero."""
     import halide as hl
 
     from .funcs import dense, image
 
-    nr, shape = schedule.tile_channels, packed_shape(problem, schedule)
+    panels, _, nr = packed_shape(problem, schedule)
+    width = nr // streams
+    shape = (panels, streams, problem.k, width)
     b = image("b", problem.b_shape)
-    lane, k, panel = (hl.Var(v) for v in ("lane", "k", "panel"))
-    column = panel * nr + lane
+    lane, k, stream, panel = (hl.Var(v) for v in ("lane", "k", "stream", "panel"))
+    column = panel * nr + stream * width + lane
     packed = hl.Func("packed")
     if problem.n % nr == 0:
-        packed[lane, k, panel] = b[k, column] if problem.trans_b else b[column, k]
+        packed[lane, k, stream, panel] = b[k, column] if problem.trans_b else b[column, k]
     else:
         inside = hl.min(column, problem.n - 1)
         value = b[k, inside] if problem.trans_b else b[inside, k]
-        packed[lane, k, panel] = hl.select(column < problem.n, value, hl.f32(0))
-    for var, extent in zip((lane, k, panel), reversed(shape)):
+        packed[lane, k, stream, panel] = hl.select(column < problem.n, value, hl.f32(0))
+    for var, extent in zip((lane, k, stream, panel), reversed(shape)):
         packed.bound(var, 0, extent)
     if problem.trans_b:  # rows of B are read along k and spread over the panel: a transposition in small squares
         ko, ki = hl.Var("ko"), hl.Var("ki")
-        packed.split(k, ko, ki, min(8, problem.k)).reorder(ki, lane, ko, panel).unroll(ki)
+        packed.split(k, ko, ki, min(8, problem.k)).reorder(ki, lane, ko, stream, panel).unroll(ki)
     else:
-        packed.vectorize(lane, math.gcd(nr, 16))
+        packed.vectorize(lane, math.gcd(width, 16))
     if schedule.parallel:
         packed.parallel(panel)
     dense(packed.output_buffer(), shape)
@@ -89,7 +100,10 @@ def define_gemm(problem: GemmProblem, schedule: Schedule, machine: Machine) -> D
     from .tiled import Extents, channel_bias, clamped_channel, tiled_product
 
     nr, y_shape = schedule.tile_channels, (1, 1, problem.m, 1, problem.n)
-    a, packed = image("a", problem.a_shape), image("packed", packed_shape(problem, schedule))
+    streams = weight_streams(nr, machine)
+    width = nr // streams
+    p_shape = (ceil_div(problem.n, nr), streams, problem.k, width)
+    a, packed = image("a", problem.a_shape), image("packed", p_shape)
     extra, specs = epilogue_inputs(problem, problem.n, y_shape)
     if problem.beta != 0:
         specs.append(("c", y_shape))
@@ -99,7 +113,8 @@ def define_gemm(problem: GemmProblem, schedule: Schedule, machine: Machine) -> D
     bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
 
     def term(r: list[Any], c: Any, p: Any, g: Any, z: Any, n: Any) -> Any:
-        return packed[c % nr, r[0], c // nr] * (a[p, r[0]] if problem.trans_a else a[r[0], p])
+        weight = packed[c % width, r[0], c % nr // width, c // nr]
+        return weight * (a[p, r[0]] if problem.trans_a else a[r[0], p])
 
     def finish(v: Any, c: Any, p: Any, g: Any, z: Any, n: Any) -> Any:
         at = (clamped_channel(c, problem.n, nr), g, p, z, n)
@@ -110,9 +125,9 @@ def define_gemm(problem: GemmProblem, schedule: Schedule, machine: Machine) -> D
 
     product = tiled_product(schedule, machine.lanes, e, term, finish)
     dense(product.output.output_buffer(), y_shape)
-    buffers = [Buffer("a", problem.a_shape), Buffer("packed", packed_shape(problem, schedule))]
+    buffers = [Buffer("a", problem.a_shape), Buffer("packed", p_shape)]
     buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(product.output, [a, packed, *extra], buffers, *define_pack(problem, schedule))
+    return Definition(product.output, [a, packed, *extra], buffers, *define_pack(problem, schedule, streams))
 
 
 def define_pointwise(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:

@@ -35,6 +35,7 @@ __all__ = [
     "tiled_schedules",
     "tiled_seconds",
     "tiled_workspace",
+    "weight_streams",
 ]
 
 Ints = npt.NDArray[np.int64]
@@ -252,6 +253,15 @@ def check_tiled(shape: ProductShape, s: Schedule, machine: Machine) -> str | Non
     if s.k_blocks > 1 and s.task_pixels % s.tile_pixels:
         return f"with k_blocks > 1, tile_pixels={s.tile_pixels} must divide task_pixels={s.task_pixels}"
     return check_parts(shape.oc, s)
+
+
+def weight_streams(tile_channels: int, machine: Machine) -> int:
+    """Into how many streams the packed weights of a panel are divided: two, of whole vectors, where that is possible.
+
+    Weights that come from L3 or memory come faster in two streams than in one: the hardware fetches ahead within a page of
+    4 KB, and a page of half the columns lasts twice as long (products of 16 rows took 20 % less time).
+    """
+    return 2 if tile_channels // machine.lanes % 2 == 0 else 1
 
 
 def check_parts(oc: int, s: Schedule) -> str | None:

@@ -11,11 +11,11 @@ Transformed weights U are alpha^2 / r^2 times as large as the weights. Where the
 small images), smaller tiles need fewer of them, and `weights="raw"` reads the weights as they are and transforms each panel
 just before its products: a few additions per weight instead of four times the bytes.
 
-Strides are taken apart: with stride s, each of the s^2 phases of the pixels is an input channel of its own, and the kernel is
-ceil(r / s) (polyphase).
+Strides are taken apart: with stride s, each of the s^2 phases of the pixels is an input channel of its own, and the kernel
+is ceil(r / s) (polyphase).
 
-Wins for 3x3 and 5x5 with enough channels, and for large strided kernels over few. Its sums are not those of the definition: errors are larger, by the
-points chosen (docs/winograd.md).
+Wins for 3x3 and 5x5 with enough channels, and for large strided kernels over few. Its sums are not those of the definition:
+errors are larger, by the points chosen (docs/winograd.md).
 Cannot run: dilation, three spatial axes, transposed or shifted problems, kernels no larger than their stride or over seven
 times as large, float64.
 """

@@ -45,8 +45,10 @@ MEMORY_BYTES_PER_CYCLE, SHARED_BYTES_PER_CYCLE = 5.0, 4.0
 EXPOSED_U, EXPOSED_V = 0.5, 0.4
 TASK_CYCLES = 500
 #: tile sizes (m) by kernel size, those with good accuracy
-SIZES = {1: (1,), 2: (4, 3, 2), 3: (4, 2, 3), 4: (3, 2, 4), 5: (2, 4, 3), 6: (2,), 7: (2, 4)}
+SIZES = {1: (1,), 2: (4, 3, 2), 3: (4, 2, 3), 4: (3, 2, 4), 5: (2, 4, 3), 6: (2,), 7: (2, 1, 4)}
 MAX_POINTS = 64
+#: alpha from which errors near the tolerance where more than these channels are summed (docs/winograd.md)
+LARGE_ALPHA, CHANNELS_AT_LARGE_ALPHA = 8, 512
 
 
 class Cut(NamedTuple):
@@ -185,7 +187,10 @@ def _register_tiles(machine: Machine, oc: int, tiles: int) -> list[tuple[int, in
 def _candidates(g: Geometry, machine: Machine) -> Iterator[Cut]:
     for my in SIZES[g.kernel[1]]:
         for mx in SIZES[g.kernel[2]]:
-            points = (my + g.kernel[1] - 1) * (mx + g.kernel[2] - 1)
+            alphas = (my + g.kernel[1] - 1, mx + g.kernel[2] - 1)
+            points = alphas[0] * alphas[1]
+            if max(alphas) >= LARGE_ALPHA and g.ic > CHANNELS_AT_LARGE_ALPHA:
+                continue
             if points > MAX_POINTS or (abs(my - mx) > 1 and min(g.kernel[1:]) > 1):
                 continue
             for rows, columns, images in _blocks(g, my, mx):

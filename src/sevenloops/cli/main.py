@@ -141,6 +141,29 @@ def bench_gemm(
     bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
 
 
+@bench_app.command("accuracy")
+@_reporting
+def bench_accuracy(
+    kernels: Annotated[str, typer.Option("--kernels", help="Comma-separated sizes of square kernels.")] = "3,5",
+    channels: Annotated[str, typer.Option("--channels", help="Comma-separated numbers of input channels.")] = "64,256,512",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+) -> None:
+    """Measure rounding errors against float64: every algorithm, and Winograd with every tile and set of points."""
+    from .accuracy import accuracy_command
+
+    accuracy_command(_numbers("kernels", kernels), _numbers("channels", channels), markdown)
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(f"--{name} takes positive integers with commas between, got {text!r}")
+    return numbers
+
+
 @bench_app.command("markdown")
 @_reporting
 def bench_markdown(files: Annotated[list[Path], typer.Argument(help="Files that --output wrote.")]) -> None:

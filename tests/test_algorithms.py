@@ -18,7 +18,7 @@ from sevenloops.reference import reference_gemm
 #: Candidates tried of those that an algorithm lists, the best first.
 SCHEDULES_TRIED = 2
 #: Fewer of these: they share the product with direct, and test_lowerings runs each of their forms.
-FEWER_TRIED = {"im2col": 1, "mec": 1, "kn2row": 1}
+FEWER_TRIED = {"fft": 1, "im2col": 1, "mec": 1, "kn2row": 1}
 PROBLEMS = {text: parse_problem(text) for text in ALL}
 
 
@@ -85,6 +85,7 @@ THREADED = {
     "im2col": "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
     "kn2row": "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
     "mec": "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
+    "fft": "mb1 ic20 ih24 iw27 oc40 kh5 kw7 ph2 pw3 bias act=relu res=before",
     "direct": "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
     "pointwise": "mb1 ic96 ih14 iw14 oc58 kh1 kw1 bias act=relu res=after",
     "depthwise": "mb2 g27 ic27 ih8 iw7 oc54 kh3 kw3 ph1 pw1 bias",

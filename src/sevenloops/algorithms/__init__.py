@@ -8,6 +8,7 @@ from ..schedule import Schedule
 from .base import Algorithm
 from .depthwise import DEPTHWISE
 from .direct import DIRECT
+from .fft import FFT
 from .gemm import GEMM, POINTWISE
 from .gemv import GEMV
 from .im2col import IM2COL
@@ -21,7 +22,7 @@ __all__ = ["ALGORITHMS", "Algorithm", "check_schedule"]
 
 #: Every algorithm by name; the order decides only between equal predictions.
 ALGORITHMS: dict[str, Algorithm] = {
-    row.name: row for row in (DEPTHWISE, SHIFT, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, MEC, KN2ROW, WINOGRAD, NAIVE)
+    row.name: row for row in (DEPTHWISE, SHIFT, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, MEC, KN2ROW, WINOGRAD, FFT, NAIVE)
 }
 
 

@@ -13,8 +13,8 @@ from .tiles import FMA_LATENCY, FORK_CYCLES, L3_BYTES_PER_CYCLE, TILE_OVERHEAD
 
 __all__ = ["Work", "cost_cycles", "macs", "workspace_bytes"]
 
-#: cycles per vector operation of a transform, loads, stores and addresses included (measured: 0.8 to 1.2)
-TRANSFORM_CYCLES = 1.0
+#: cycles per vector operation of a transform, loads, stores and addresses included (measured: 1.4 to 2.4)
+TRANSFORM_CYCLES = 1.8
 #: bytes that all cores together get from memory in a cycle
 MEMORY_BYTES_PER_CYCLE = 10.0
 
@@ -65,8 +65,8 @@ def macs(p: Plan, s: Schedule) -> int:
 
 
 def spectrum_bytes(p: Plan, tiles: int, channels: int) -> int:
-    """Bytes of the half spectra of `tiles` tiles; each column has one real more than it needs (see `odd_extent`)."""
-    return 4 * channels * (2 * p.y.size + 1) * p.columns * tiles
+    """Bytes of the half spectra of `tiles` tiles."""
+    return 8 * channels * p.frequencies * tiles
 
 
 def workspace_bytes(p: Plan, s: Schedule, threads: int) -> int:
@@ -79,8 +79,8 @@ def workspace_bytes(p: Plan, s: Schedule, threads: int) -> int:
     back_rows, back_columns = (_lanes_of(a.live_out, a.radices[0]) for a in (p.y, p.x))
     result = back_columns * 2 * ceil_div(p.y.live_out, 2)
     back = (2 * back_rows + 1) * p.columns + result + one_line + one_column
-    if p.depthwise:
-        return int(running * (spectrum_bytes(p, 1, lanes) + 4 * lanes * (there + back)))
+    if p.depthwise:  # its columns are stored one value apart, like the scratch of `fft_passes`
+        return int(running * 4 * lanes * (2 * (p.y.size + 1) * p.columns + there + back))
     tiles = p.tiles // s.blocks
     before = spectrum_bytes(p, tiles, _lanes_of(p.channels, lanes))
     behind = spectrum_bytes(p, tiles, p.groups * _lanes_of(p.oc, s.tile_channels))

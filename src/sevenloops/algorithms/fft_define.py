@@ -12,7 +12,7 @@ from ..problem import ConvProblem
 from ..schedule import Schedule
 from .base import Buffer, Definition, Geometry, ceil_div
 from .dft import Complex, times
-from .fft_passes import Forward, Inverse, odd_extent, table
+from .fft_passes import Forward, Inverse, table
 from .fft_plan import Plan
 from .funcs import apply_epilogue, dense, epilogue_inputs, image
 
@@ -70,33 +70,33 @@ def define_pack(problem: ConvProblem, plan: Plan, nr: int, parallel: bool) -> tu
 
 
 class _Product:
-    """`product[c, e, kx, g, p]`: for each frequency a complex matrix product over channels, register-tiled."""
+    """`product[c, h, ky, kx, g, p]`: for each frequency a complex matrix product over channels, register-tiled."""
 
     def __init__(self, forward: Forward, packed: Any, plan: Plan, s: Schedule) -> None:
         self.plan, self.s = plan, s
         nr, panels = s.tile_channels, ceil_div(plan.oc, s.tile_channels)
-        c, e, h, p, ky, kx, g = (hl.Var(v) for v in ("c", "e", "h", "p", "ky", "kx", "g"))
+        c, h, p, ky, kx, g = (hl.Var(v) for v in ("c", "h", "p", "ky", "kx", "g"))
         self.r = hl.RDom([hl.Range(0, 2), hl.Range(0, plan.ic)], "ic")  # part of the input, channel
         part, ic = self.r[0], self.r[1]
         weight = packed[c % nr, (h + part) % 2, ic, g * panels + c // nr, ky, kx]
         signed = hl.select((h == 0) & (part == 1), -weight, weight)
         self.sums, self.out = hl.Func("sums"), hl.Func("product")
-        self.sums[c, h, p, ky, kx, g] += signed * forward.spectrum[g * plan.ic + ic, 2 * ky + part, kx, p]
-        self.out[c, e, kx, g, p] = self.sums[c, e % 2, p, e // 2, kx, g]
+        self.sums[c, h, p, ky, kx, g] += signed * forward.spectrum[g * plan.ic + ic, part, ky, kx, p]
+        self.out[c, h, ky, kx, g, p] = self.sums[c, h, p, ky, kx, g]
 
     def value(self, c: Any, ky: Any, kx: Any, g: Any, p: Any) -> Complex:
         """The product at one frequency."""
-        return self.out[c, 2 * ky, kx, g, p], self.out[c, 2 * ky + 1, kx, g, p]
+        return self.out[c, 0, ky, kx, g, p], self.out[c, 1, ky, kx, g, p]
 
     def schedule(self, block: tuple[Any, Any] | None, lanes: int) -> None:
         """Compute a block of tiles: all frequencies in parallel, weights read once."""
         s, tail = self.s, hl.TailStrategy
-        c, e, h, p, ky, kx, g = (hl.Var(v) for v in ("c", "e", "h", "p", "ky", "kx", "g"))
+        c, h, p, ky, kx, g = (hl.Var(v) for v in ("c", "h", "p", "ky", "kx", "g"))
         panel, lane, tile, ti, f, part = (hl.Var(v) for v in ("panel", "lane", "tile", "ti", "f", "part"))
         out = self.out.compute_root() if block is None else self.out.compute_at(*block)
-        out.bound_extent(e, 2 * self.plan.y.size).bound_extent(kx, self.plan.columns)
-        out.align_storage(e, odd_extent(self.plan.y.size))
-        out.split(c, panel, lane, s.tile_channels, tail.RoundUp).split(e, ky, h, 2)
+        out.bound_extent(h, 2).bound_extent(ky, self.plan.y.size).bound_extent(kx, self.plan.columns)
+        out.reorder_storage(c, h, p, ky, kx, g)
+        out.split(c, panel, lane, s.tile_channels, tail.RoundUp)
         out.split(p, tile, ti, s.tile_tiles, tail.ShiftInwards)
         out.reorder(lane, h, ti, tile, panel, ky, kx, g).fuse(ky, kx, f).fuse(f, g, f)
         out.vectorize(lane, lanes).unroll(lane).unroll(h).unroll(ti)
@@ -122,7 +122,7 @@ def define(problem: ConvProblem, plan: Plan, schedule: Schedule, machine: Machin
     product = None if plan.depthwise else _Product(forward, packed, plan, schedule)
 
     def elementwise(c: Any, ky: Any, kx: Any, gr: Any, p: Any) -> Complex:
-        value = (forward.spectrum[c, 2 * ky, kx, p], forward.spectrum[c, 2 * ky + 1, kx, p])
+        value = (forward.spectrum[c, 0, ky, kx, p], forward.spectrum[c, 1, ky, kx, p])
         weight = [packed[c % lanes, h, 0, c // lanes, ky, kx] for h in (0, 1)]
         return times(value, (weight[0], weight[1]))
 
@@ -184,15 +184,17 @@ def _schedule(
 
 def _schedule_forward(plan: Plan, s: Schedule, lanes: int, forward: Forward, level: Any, inside: bool) -> None:
     """The spectrum of one tile inside the task of a depthwise problem, or of a block of tiles before the products."""
-    c, kx, p, vector, task = (hl.Var(v) for v in ("c", "kx", "p", "vector", "ftask"))
+    c, h, ky, kx, p, vector, task = (hl.Var(v) for v in ("c", "h", "ky", "kx", "p", "vector", "ftask"))
     spectrum, q = forward.spectrum, forward.spectrum_q
     spectrum = spectrum.compute_root() if level is None else spectrum.compute_at(*level)
     stage = spectrum.update(0)
     if inside:
+        spectrum.align_storage(ky, plan.y.size + 1)
         stage.reorder(c, q, kx, p).vectorize(c, lanes)
         forward.schedule((spectrum, p), c)
         return
     lane = hl.Var("lane")
+    spectrum.reorder_storage(c, h, p, ky, kx)
     stage.split(c, vector, lane, lanes, hl.TailStrategy.RoundUp).reorder(lane, q, kx, vector, p).vectorize(lane)
     stage.fuse(vector, p, task)
     if s.parallel:

@@ -4,7 +4,7 @@ A transform of R1 * R2 points is two passes over scratch: R2 butterflies of radi
 butterflies of radix R2. Each pass is one rolled loop; a butterfly loads, computes and stores all its values at once
 (Halide's `gather` and `scatter`). Rows are real: two of them are one complex transform, and the columns' first pass takes
 them apart again, X_a[k] = Z[k] + conj(Z[-k]) and X_b[k] = (Z[k] - conj(Z[-k])) / i, both doubled; the inverse puts two rows
-together likewise. Index `e` counts reals: 2 * position + (0 real, 1 imaginary).
+together likewise. Index `e` counts reals: 2 * position + h, where h = 0 is the real part and 1 the imaginary.
 """
 
 from __future__ import annotations
@@ -66,23 +66,29 @@ def _first_pass(name: str, axis: Axis, sign: int, rest: list[Any], load: Callabl
     return func, j[0]
 
 
+def _butterflies(axis: Axis, sign: int, first: Any, rest: list[Any], domain: Any = None) -> tuple[list[Complex], Any]:
+    """The butterflies of the second radix, and the loop variable q: value n stands at position q + R1 * n."""
+    radix, count = axis.radices
+    q = (hl.RDom([hl.Range(0, radix)], "q") if domain is None else domain)[0]
+    at = lambda j, h: first[(hl.Var("c"), (q * count + j) * 2 + h, *rest)]  # noqa: E731
+    return codelet([(at(j, 0), at(j, 1)) for j in range(count)], sign, hl.f32), q
+
+
 def _second_pass(name: str, axis: Axis, sign: int, rest: list[Any], first: Any, live: int) -> tuple[Any, Any]:
-    """The butterflies of the second radix: `b[c, e, *rest]` in order, positions from `live` on left out in whole steps."""
+    """The second pass: `b[c, e, *rest]` in order, positions from `live` on left out in whole steps."""
     radix, count = axis.radices
     c, e = hl.Var("c"), hl.Var("e")
-    q = hl.RDom([hl.Range(0, radix)], "q")
-    at = lambda j, h: first[(c, (q[0] * count + j) * 2 + h, *rest)]  # noqa: E731
-    values = codelet([(at(j, 0), at(j, 1)) for j in range(count)], sign, hl.f32)
-    kept = [p for p in range(count) if radix * p < live]
+    values, q = _butterflies(axis, sign, first, rest)
+    kept = [n for n in range(count) if radix * n < live]
     func = hl.Func(name)
     func[(c, e, *rest)] = hl.undef(hl.Float(32))
     func.align_storage(e, odd_extent(radix * len(kept)))
-    _store(func, c, rest, [q[0] + radix * p for p in kept], [values[p] for p in kept])
-    return func, q[0]
+    _store(func, c, rest, [q + radix * n for n in kept], [values[n] for n in kept])
+    return func, q
 
 
 class Forward:
-    """`spectrum[c, e, kx, p]`: the half spectra, doubled, of the tiles p of `x[c, ix, iy, n]`; e counts ky."""
+    """`spectrum[c, h, ky, kx, p]`: the half spectra, doubled, of the tiles p of `x[c, ix, iy, n]`."""
 
     def __init__(self, x: Any, plan: Plan, image: tuple[int, int], lanes: int) -> None:
         self.plan, self.lanes = plan, lanes
@@ -114,7 +120,13 @@ class Forward:
             return (z[0] + m[0], z[1] - m[1]) if n % 2 == 0 else (z[1] + m[1], m[0] - z[0])
 
         self.columns1, _ = _first_pass("columns1", ay, -1, [kx, p], column)
-        self.spectrum, self.spectrum_q = _second_pass("spectrum", ay, -1, [kx, p], self.columns1, ay.size)
+        values, q = _butterflies(ay, -1, self.columns1, [kx, p])
+        h, ky = hl.Var("h"), hl.Var("ky")
+        self.spectrum, self.spectrum_q = hl.Func("spectrum"), q
+        self.spectrum[c, h, ky, kx, p] = hl.undef(hl.Float(32))
+        at = [q + ay.radices[0] * n for n in range(rest) for _ in (0, 1)]
+        parts = [part for value in values for part in value]
+        self.spectrum[c, hl.scatter([hl.Expr(n % 2) for n in range(2 * rest)]), hl.scatter(at), kx, p] = hl.gather(parts)
 
     @staticmethod
     def _coordinate(axis: Axis, j: Any, tile: Any, image: int) -> tuple[Any, Any]:
@@ -155,8 +167,7 @@ class Inverse:
         radix, count = ax.radices
         domain = hl.RDom([hl.Range(0, radix), hl.Range(0, -(-ay.live_out // 2))], "q")
         self.q, self.r = domain[0], domain[1]
-        at = lambda j, h: self.lines1[c, (self.q * count + j) * 2 + h, self.r, g, p]  # noqa: E731
-        values = codelet([(at(j, 0), at(j, 1)) for j in range(count)], 1, hl.f32)
+        values, _ = _butterflies(ax, 1, self.lines1, [self.r, g, p], domain)
         kept = [n for n in range(count) if radix * n < ax.live_out]
         self.result = hl.Func("result")
         self.result[c, x, y, g, p] = hl.undef(hl.Float(32))

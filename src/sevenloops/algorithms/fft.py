@@ -21,7 +21,8 @@ from ..machine import Machine
 from ..problem import MAX_TENSOR_BYTES, ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Definition, Geometry, ceil_div, only_conv
-from .fft_cost import cost_cycles, macs, workspace_bytes
+from .cost import with_memory_s
+from .fft_cost import cost_cycles, macs, touched_bytes, workspace_bytes
 from .fft_plan import SIZES, Plan, axis, plan
 
 PARAMETERS = {
@@ -107,7 +108,8 @@ def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
     found: list[tuple[float, str, Schedule]] = []
     for p in plans(problem):
         for s in _tilings(p, machine):
-            found.append((cost_cycles(p, s, machine), repr(s), s))
+            cost = with_memory_s(machine, cost_cycles(p, s, machine), problem.unique_bytes + touched_bytes(p, s))
+            found.append((cost, repr(s), s))
     return [s for _, _, s in sorted(found)[:12]]
 
 
@@ -175,6 +177,12 @@ def _check_product(p: Plan, s: Schedule, machine: Machine) -> str | None:
     return None
 
 
+def predicted_s(problem: ConvProblem, schedule: Schedule, machine: Machine) -> float:
+    """Seconds by the cost model."""
+    p = _plan(problem, schedule)
+    return with_memory_s(machine, cost_cycles(p, schedule, machine), problem.unique_bytes + touched_bytes(p, schedule))
+
+
 # ------------------------------------------------------------------------------------------------- the row
 
 
@@ -199,4 +207,6 @@ FFT = Algorithm(
     parameters=PARAMETERS,
     tolerance=5e-6,
     exact_on_integers=False,
+    accumulates_as_defined=False,
+    cost=predicted_s,
 )

@@ -11,12 +11,10 @@ from .dft import operations
 from .fft_plan import Axis, Plan
 from .tiles import FMA_LATENCY, FORK_CYCLES, L3_BYTES_PER_CYCLE, TILE_OVERHEAD
 
-__all__ = ["Work", "cost_cycles", "macs", "workspace_bytes"]
+__all__ = ["Work", "cost_cycles", "macs", "touched_bytes", "workspace_bytes"]
 
 #: cycles per vector operation of a transform, loads, stores and addresses included (measured: 1.4 to 2.4)
 TRANSFORM_CYCLES = 1.8
-#: bytes that all cores together get from memory in a cycle
-MEMORY_BYTES_PER_CYCLE = 10.0
 
 
 def pass_operations(a: Axis, live_in: int) -> tuple[int, int]:
@@ -87,8 +85,22 @@ def workspace_bytes(p: Plan, s: Schedule, threads: int) -> int:
     return int(before + behind + running * 4 * lanes * max(there, back))
 
 
+def weight_bytes(p: Plan, s: Schedule) -> int:
+    """Bytes of the packed weights."""
+    nr = s.transform_channels if p.depthwise else s.tile_channels
+    return int(8 * p.frequencies * p.groups * _lanes_of(p.oc, nr) * p.ic)
+
+
+def touched_bytes(p: Plan, s: Schedule) -> int:
+    """Bytes that a call goes through besides image, kernel and result: packed weights and all spectra."""
+    if p.depthwise:
+        return weight_bytes(p, s)
+    channels = _lanes_of(p.channels, s.transform_channels) + p.groups * _lanes_of(p.oc, s.transform_channels)
+    return weight_bytes(p, s) + spectrum_bytes(p, p.tiles // s.blocks, channels)
+
+
 def cost_cycles(p: Plan, s: Schedule, machine: Machine) -> float:
-    """Predicted cycles on all cores: operations of the transforms, the products, and their traffic."""
+    """Predicted cycles on all cores: operations of the transforms, the products, and the traffic of the caches."""
     work, lanes = Work.of(p), s.transform_channels
     inputs, outputs = ceil_div(p.channels, lanes), p.groups * ceil_div(p.oc, lanes)
     transforms = p.tiles * TRANSFORM_CYCLES * (inputs * sum(work.forward) + outputs * sum(work.inverse))
@@ -101,10 +113,8 @@ def cost_cycles(p: Plan, s: Schedule, machine: Machine) -> float:
     loads = (2 * vectors + 2 * s.tile_tiles) / 2
     tap = max(2.0 * s.tile_tiles * vectors, loads, 2 * FMA_LATENCY) + 0.2 * loads + 0.8
     calls = s.blocks * tiles * p.frequencies * p.groups * ceil_div(p.oc, s.tile_channels)
-    weights = 8 * p.frequencies * p.groups * _lanes_of(p.oc, s.tile_channels) * p.ic * s.blocks
     spectra = spectrum_bytes(p, p.tiles // s.blocks, _lanes_of(p.channels, lanes) + outputs * lanes)
-    slow = weights + spectra * s.blocks > machine.l3_bytes / 2
-    traffic = weights + 2 * s.blocks * spectra * (spectra > machine.l2_bytes * cores / 2)
-    moved = traffic / (MEMORY_BYTES_PER_CYCLE if slow else L3_BYTES_PER_CYCLE * cores)
+    traffic = weight_bytes(p, s) * s.blocks + 2 * s.blocks * spectra * (spectra > machine.l2_bytes * cores / 2)
+    moved = traffic / L3_BYTES_PER_CYCLE / cores
     product = calls * (p.ic * tap + TILE_OVERHEAD) / cores
     return float(transforms / cores + max(product, moved) + 0.3 * min(product, moved) + 3 * s.blocks * FORK_CYCLES)

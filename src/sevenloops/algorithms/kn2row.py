@@ -34,7 +34,7 @@ from .lowering import (
     tiled_part,
 )
 from .tiles import PARAMETERS as TILED
-from .tiles import ProductShape, check_tiled, cost_cycles, tiled_macs
+from .tiles import ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_seconds
 
 PRODUCTS = ("accumulated", "stored")
 PARAMETERS = {name: text for name, text in TILED.items() if name != "k_blocks"}
@@ -145,6 +145,14 @@ def _macs(problem: ConvProblem, s: Schedule) -> int:
     return tiled_macs(accumulated_shape(problem), tiled_part(s, image.positions))
 
 
+def predicted_s(problem: ConvProblem, s: Schedule, machine: Machine) -> float:
+    """Seconds by the cost model."""
+    image = lowered(problem)
+    if s.products == "stored":
+        return image.seconds(problem, s, machine)
+    return tiled_seconds(problem, accumulated_shape(problem), tiled_part(s, image.positions), machine)
+
+
 # ------------------------------------------------------------------------------------------------- the row
 
 KN2ROW = Algorithm(
@@ -158,4 +166,5 @@ KN2ROW = Algorithm(
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,
+    cost=predicted_s,
 )

@@ -20,6 +20,7 @@ from ..machine import Machine
 from ..problem import MAX_TENSOR_BYTES, ConvProblem
 from ..schedule import Schedule
 from .base import Buffer, Definition, Geometry, ceil_div
+from .cost import with_memory_s
 from .tiles import PARAMETERS, ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_schedules, tiled_workspace
 
 __all__ = ["Lowered"]
@@ -69,6 +70,10 @@ class Lowered:
         """Predicted cycles: the product, and its result written and read once more."""
         tiled = tiled_part(schedule, 1)
         return cost_cycles(self.shape, tiled, machine) + 2 * self.product_bytes / LIFT_BYTES_PER_CYCLE / machine.cores
+
+    def seconds(self, problem: ConvProblem, schedule: Schedule, machine: Machine) -> float:
+        """Predicted seconds: the cycles at the machine's clock, and memory for what no cache holds."""
+        return with_memory_s(machine, self.cost(schedule, machine), problem.unique_bytes + 2.0 * self.product_bytes)
 
     def macs(self, schedule: Schedule) -> int:
         """Multiply-accumulates of the product; lifting has none."""

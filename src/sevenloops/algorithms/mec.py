@@ -24,9 +24,10 @@ from ..problem import MAX_TENSOR_BYTES, ConvProblem, Problem
 from ..schedule import Schedule
 from . import direct
 from .base import Algorithm, Buffer, Definition, Geometry, only_conv
+from .cost import phase_s
 from .lowering import Lowered, candidates, check_names, check_stored, define_stored, stored_packed_shape, tiled_part
 from .tiles import PARAMETERS as TILED
-from .tiles import ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_workspace
+from .tiles import ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_seconds, tiled_workspace
 
 PRODUCTS = ("summed", "stored")
 PARAMETERS = {name: text for name, text in TILED.items() if name != "k_blocks"}
@@ -183,6 +184,14 @@ def _macs(problem: ConvProblem, s: Schedule) -> int:
     return lowered(problem).macs(s) if s.products == "stored" else tiled_macs(summed_shape(problem), tiled_part(s, 1))
 
 
+def predicted_s(problem: ConvProblem, s: Schedule, machine: Machine) -> float:
+    """Seconds: the columns are written and read again, and the product."""
+    columns = phase_s(machine, moved_bytes=3.0 * column_bytes(problem, s.products), parallel=s.parallel)
+    if s.products == "stored":
+        return columns + lowered(problem).seconds(problem, s, machine)
+    return columns + tiled_seconds(problem, summed_shape(problem), tiled_part(s, 1), machine)
+
+
 # ------------------------------------------------------------------------------------------------- the row
 
 MEC = Algorithm(
@@ -196,4 +205,5 @@ MEC = Algorithm(
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,
+    cost=predicted_s,
 )

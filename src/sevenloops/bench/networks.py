@@ -272,7 +272,7 @@ def _shiftneta(net: _Builder) -> None:
 
 
 def _large_kernels(net: _Builder) -> None:
-    """No network: layers with large kernels, those of RepLKNet-31B (arXiv 2203.06717, table 5) among them."""
+    """No network: layers with large kernels, those of RepLKNet-31B (arXiv 2203.06717) among them."""
 
     def layer(channels: int, size: int, out: int, kernel: int, groups: int = 1) -> None:
         kind = f"depthwise {channels}" if groups > 1 else f"{channels}->{out}"

@@ -46,6 +46,15 @@ REGULAR = [
     "mb1 ic16 ih27 iw13 oc33 kh5 kw5 ph2 pw2",
 ]
 
+#: Kernels as large as the image or larger, dense and depthwise; several tiles of a transform, and one.
+LARGE_KERNELS = [
+    "mb1 ic5 ih23 iw29 oc7 kh11 kw11 ph5 pw5 bias act=relu",
+    "mb2 ic20 ih24 iw27 oc40 kh5 kw7 ph2 pw3 bias act=relu res=before",
+    "mb1 g2 ic6 ih27 iw25 oc36 kh9 kw7 sh2 sw3 dh2 ph8 pw1",
+    "mb2 g19 ic19 ih14 iw13 oc19 kh31 kw29 ph15 pw14 bias",
+    "mb1 g17 ic17 ih47 iw50 oc17 kh13 kw11 sw2 ph6 pl7 act=relu",
+]
+
 GROUPS = [
     "mb1 g2 ic10 ih9 iw8 oc14 kh3 kw3 ph1 pw1 bias",
     "mb2 g3 ic9 ih7 iw7 oc51 kh3 kw3 sh2 sw2 ph1 pw1 act=relu",
@@ -128,6 +137,7 @@ CONV = [
     *PADDING,
     *STRIDE_DILATION,
     *REGULAR,
+    *LARGE_KERNELS,
     *GROUPS,
     *DEPTHWISE,
     *POINTWISE,

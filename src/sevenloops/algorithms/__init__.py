@@ -8,9 +8,12 @@ from ..schedule import Schedule
 from .base import Algorithm
 from .depthwise import DEPTHWISE
 from .direct import DIRECT
+from .fft import FFT
 from .gemm import GEMM, POINTWISE
 from .gemv import GEMV
 from .im2col import IM2COL
+from .kn2row import KN2ROW
+from .mec import MEC
 from .naive import NAIVE
 from .shift import SHIFT
 from .winograd import WINOGRAD
@@ -19,7 +22,7 @@ __all__ = ["ALGORITHMS", "Algorithm", "check_schedule"]
 
 #: Every algorithm by name; the order decides only between equal predictions.
 ALGORITHMS: dict[str, Algorithm] = {
-    row.name: row for row in (DEPTHWISE, SHIFT, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, WINOGRAD, NAIVE)
+    row.name: row for row in (DEPTHWISE, SHIFT, POINTWISE, DIRECT, GEMV, GEMM, IM2COL, MEC, KN2ROW, WINOGRAD, FFT, NAIVE)
 }
 
 

@@ -86,8 +86,11 @@ def by_rows(g: Geometry) -> bool:
     return g.groups == 1 and g.ic < 16 and g.dilation[2] == 1 and g.kernel[2] > 1
 
 
-def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
-    """The convolution as a tiled product over the (staged) input."""
+def define(problem: ConvProblem, schedule: Schedule, machine: Machine, *, by_position: bool = False) -> Definition:
+    """The convolution as a tiled product over the (staged) input.
+
+    `by_position` counts all taps as one axis, so that `k_blocks` may be the number of kernel positions (kn2row).
+    """
     import halide as hl
 
     from .funcs import apply_epilogue, dense, epilogue_inputs, image, padded_input, padded_rows
@@ -97,7 +100,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     kd, kh, kw = g.kernel
     x_shape = (g.batch, *g.size, g.groups * g.ic)
     y_shape = (g.batch, g.out[0], g.pixels, g.groups, g.oc)
-    rows = by_rows(g)
+    rows = by_rows(g) and not by_position
     x = image("x", (g.batch, g.size[0], g.size[1], g.size[2] * g.ic) if rows else x_shape)
     nr = schedule.tile_channels
     streams = weight_streams(nr, machine)
@@ -106,13 +109,16 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     packed = image("packed", p_shape)
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     named = dict(zip((name for name, _ in specs), extra))
-    e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, (kw * g.ic, 1, kh, kd) if rows else (g.ic, kw, kh, kd))
+    taps = (g.taps,) if by_position else (kw * g.ic, 1, kh, kd) if rows else (g.ic, kw, kh, kd)
+    e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, taps, blocks_apart=by_position)
     source = x
     if g.padded:
         source = padded_rows(x, g) if rows else padded_input(x, g)
     bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
 
     def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
+        if by_position:
+            r = [r[0], r[1] % kw, r[1] // kw % kh, r[1] // (kw * kh)]
         ic, kx, ky, kz = r
         tap = (kz * kh + ky) * (kw * g.ic) + (ic if rows else kx * g.ic + ic)
         weight = packed[c % width, tap, c % nr // width, gr * panels + c // nr]

@@ -4,7 +4,8 @@
 
 Every output pixel's patch becomes a column, so that a convolution is a matrix product (Chellapilla, Puri, Simard 2006;
 "type 1" lowering in Hadjis et al., Caffe con Troll, arXiv 1504.04343). The matrix is about (k/s)^2 times as large as the
-input: 9 times for 3x3, and it is written and read again.
+input: 9 times for 3x3, and it is written and read again. With `batched` the columns of all images are one matrix and
+one product, so tiles run on from image to image: batching is where Caffe con Troll's gain over Caffe comes from.
 
 Wins nowhere against direct, which forms the same columns as addresses; it is here to be measured and understood.
 Cannot run: transposed problems, matrix products, float64, and column matrices of 2 GiB or more.
@@ -21,7 +22,14 @@ from ..schedule import Schedule
 from . import direct
 from .base import Algorithm, Buffer, Definition, Geometry, only_conv
 from .cost import phase_s
-from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_macs, tiled_schedules, tiled_seconds, tiled_workspace
+from .lowering import tiled_part
+from .tiles import PARAMETERS as TILED
+from .tiles import ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_schedules, tiled_seconds, tiled_workspace
+
+PARAMETERS = {
+    **TILED,
+    "batched": "whether the columns of all images (and depths) are one product, or each image has its own",
+}
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -53,19 +61,23 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     g, nr = Geometry.of(problem), schedule.tile_channels
     kd, kh, kw = g.kernel
     panels = -(-g.oc // nr)
+    images, depths, pixels = (1, 1, g.pixels * g.slices) if schedule.batched else (g.batch, g.out[0], g.pixels)
     x_shape = (g.batch, *g.size, g.groups * g.ic)
-    y_shape = (g.batch, g.out[0], g.pixels, g.groups, g.oc)
+    y_shape = (images, depths, pixels, g.groups, g.oc)
     x, packed = image("x", x_shape), image("packed", direct.packed_shape(problem, schedule))
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     named = dict(zip((name for name, _ in specs), extra))
-    e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, (g.ic, kw, kh, kd))
+    e = Extents(g.oc, pixels, g.groups, depths, images, (g.ic, kw, kh, kd))
     bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
 
     ic, kx, ky, kz, gr, p, z, n = (hl.Var(v) for v in ("ic", "kx", "ky", "kz", "g", "p", "z", "n"))
     source = padded_input(x, g) if g.padded else x
     col = hl.Func("col")  # col[ic, kx, ky, kz, g, p, z, n]
-    at = [(p % g.out[2]) * g.stride[2] + kx * g.dilation[2], (p // g.out[2]) * g.stride[1] + ky * g.dilation[1]]
-    col[ic, kx, ky, kz, gr, p, z, n] = source[(gr * g.ic + ic, *at, z * g.stride[0] + kz * g.dilation[0], n)]
+    oy, oz, mb = p // g.out[2], z, n
+    if schedule.batched:
+        oy, oz, mb = oy % g.out[1], p // g.pixels % g.out[0], p // (g.pixels * g.out[0])
+    at = [p % g.out[2] * g.stride[2] + kx * g.dilation[2], oy * g.stride[1] + ky * g.dilation[1]]
+    col[ic, kx, ky, kz, gr, p, z, n] = source[(gr * g.ic + ic, *at, oz * g.stride[0] + kz * g.dilation[0], mb)]
 
     def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
         weight = packed[c % nr, ((r[3] * kh + r[2]) * kw + r[1]) * g.ic + r[0], gr * panels + c // nr]
@@ -75,12 +87,12 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
         residual = named["residual"][clamped_channel(c, g.oc, nr), gr, p, z, n] if "residual" in named else None
         return apply_epilogue(problem.epilogue, v, bias(c, gr) if bias else None, residual)
 
-    product = tiled_product(schedule, machine.lanes, e, term, finish)
+    product = tiled_product(tiled_part(schedule, schedule.k_blocks), machine.lanes, e, term, finish)
     col.compute_root().vectorize(ic, machine.lanes, hl.TailStrategy.GuardWithIf)
-    for var, extent in zip((ic, kx, ky, kz, gr, p, z, n), (*e.taps, g.groups, g.pixels, g.out[0], g.batch)):
+    for var, extent in zip((ic, kx, ky, kz, gr, p, z, n), (*e.taps, g.groups, pixels, depths, images)):
         col.bound_extent(var, extent)
     if schedule.parallel:
-        col.parallel(p, max(1, g.pixels // (4 * machine.cores)))
+        col.parallel(p, max(1, pixels // (4 * machine.cores)))
     dense(product.output.output_buffer(), y_shape)
     buffers = [Buffer("x", x_shape), Buffer("packed", direct.packed_shape(problem, schedule))]
     buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
@@ -90,20 +102,45 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
 # ------------------------------------------------------------------------------------------------ schedules
 
 
-def product_shape(problem: ConvProblem) -> ProductShape:
+def product_shape(problem: ConvProblem, batched: bool) -> ProductShape:
     """The product over the columns, as the cost model sees it."""
     g = Geometry.of(problem)
-    return ProductShape(g.oc, g.pixels, g.groups * g.slices, g.ic, math.prod(g.kernel))
+    pixels, slices = (g.pixels * g.slices, 1) if batched else (g.pixels, g.slices)
+    return ProductShape(g.oc, pixels, g.groups * slices, g.ic, math.prod(g.kernel))
 
 
 def cost(problem: ConvProblem, schedule: Schedule, machine: Machine) -> float:
     """Seconds: the column matrix is written (into lines that are fetched first, in pages that are new), and read again."""
     written = phase_s(machine, moved_bytes=4.0 * column_bytes(problem), parallel=schedule.parallel)
-    return written + tiled_seconds(problem, product_shape(problem), schedule, machine)
+    return written + tiled_seconds(problem, product_shape(problem, schedule.batched), schedule, machine)
 
 
-def _workspace(problem: ConvProblem, schedule: Schedule, threads: int) -> int:
-    return column_bytes(problem) + tiled_workspace(product_shape(problem), schedule, threads)
+def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
+    """Candidates, the best first; one product for all images is a choice where there are several."""
+    found: list[tuple[float, Schedule]] = []
+    for batched in (False, True) if Geometry.of(problem).slices > 1 else (False,):
+        shape = product_shape(problem, batched)
+        for s in tiled_schedules("im2col", shape, machine):
+            found.append((cost_cycles(shape, s, machine), Schedule("im2col", batched=batched, **s.params)))
+    return [s for _, s in sorted(found, key=lambda row: row[0])]
+
+
+def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | None:
+    """None, or the reason why the schedule does not fit."""
+    if set(schedule.params) != set(PARAMETERS):
+        return f"the schedule needs exactly the parameters {', '.join(PARAMETERS)}; got {', '.join(schedule.params)}"
+    if not isinstance(schedule.batched, bool):
+        return f"batched must be True or False, got {schedule.batched!r}"
+    return check_tiled(product_shape(problem, schedule.batched), tiled_part(schedule, schedule.k_blocks), machine)
+
+
+def _macs(problem: ConvProblem, s: Schedule) -> int:
+    return tiled_macs(product_shape(problem, s.batched), tiled_part(s, s.k_blocks))
+
+
+def _workspace(problem: ConvProblem, s: Schedule, threads: int) -> int:
+    tiled = tiled_workspace(product_shape(problem, s.batched), tiled_part(s, s.k_blocks), threads)
+    return column_bytes(problem) + tiled
 
 
 # ------------------------------------------------------------------------------------------------- the row
@@ -112,11 +149,11 @@ IM2COL = Algorithm(
     name="im2col",
     equation="col[tap, p] = x[address(p, tap)]; y[oc, p] = sum over taps of w[oc, tap] * col[tap, p]",
     supports=supports,
-    schedules=lambda problem, machine: tiled_schedules("im2col", product_shape(problem), machine),  # type: ignore[arg-type]
-    check=lambda problem, s, machine: check_tiled(product_shape(problem), s, machine),
+    schedules=schedules,  # type: ignore[arg-type]
+    check=check,
     define=define,
     packed_shape=direct.packed_shape,
-    macs_executed=lambda problem, s: tiled_macs(product_shape(problem), s),
+    macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,
     cost=cost,

@@ -38,6 +38,7 @@ class Extents:
     depth: int
     batch: int
     taps: tuple[int, ...]  # innermost first; the first one is what k_blocks divides
+    blocks_apart: bool = False  # the term gets the block as one more index behind the taps, not added to the first
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,11 @@ def tiled_product(schedule: Schedule, lanes: int, e: Extents, term: Term, finish
     sums = hl.Func("sums")  # sums[oc, p, g, z, n(, block)]: the register tile
     out = hl.Func("out")  # out[oc, g, p, z, n]
     if blocks == 1:
-        sums[c, p, g, z, n] += term(rvars, c, p, g, z, n)
+        sums[c, p, g, z, n] += term([*rvars, hl.Expr(0)] if e.blocks_apart else rvars, c, p, g, z, n)
         total = sums
     else:
-        sums[c, p, g, z, n, block] += term([block * depth + rvars[0], *rvars[1:]], c, p, g, z, n)
+        at = [*rvars, block] if e.blocks_apart else [block * depth + rvars[0], *rvars[1:]]
+        sums[c, p, g, z, n, block] += term(at, c, p, g, z, n)
         total = hl.Func("total")  # total[oc, p, g, z, n]: the sum over the blocks, in L1 or L2
         rb = hl.RDom([hl.Range(0, blocks)], "block")
         total[c, p, g, z, n] = hl.f32(0)

@@ -1,5 +1,7 @@
 """The convolution and fully connected layers of well-known networks at 224x224, as problems to be measured.
 
+`large-kernels` is not a network but a table of layers with kernels of 7x7 to 31x31, dense and depthwise.
+
 Each network is a short builder that walks through the layers; layers of equal shape are listed once with the number of
 their repeats. A batch normalisation is folded, as it is for inference, so every convolution has a bias. An activation
 stands in the epilogue where the network has it directly behind the layer; a residual add is not part of these problems.
@@ -269,6 +271,22 @@ def _shiftneta(net: _Builder) -> None:
     net.fc("fc", 1000)
 
 
+def _large_kernels(net: _Builder) -> None:
+    """No network: layers with large kernels, those of RepLKNet-31B (arXiv 2203.06717) among them."""
+
+    def layer(channels: int, size: int, out: int, kernel: int, groups: int = 1) -> None:
+        kind = f"depthwise {channels}" if groups > 1 else f"{channels}->{out}"
+        name = f"{kernel}x{kernel} {kind} at {size}"
+        net.side(channels, size, lambda: net.conv(name, out, kernel, padding=kernel // 2, groups=groups))
+
+    for channels, size, out, kernel in ((64, 56, 64, 7), (64, 56, 64, 11), (128, 28, 128, 11), (16, 112, 16, 31)):
+        layer(channels, size, out, kernel)
+    for channels, size, kernel in ((64, 56, 31), (128, 56, 31), (256, 28, 31), (384, 14, 31)):
+        layer(channels, size, channels, kernel, channels)
+    for channels, size, kernel in ((256, 28, 29), (512, 14, 27), (1024, 7, 13), (96, 56, 7)):
+        layer(channels, size, channels, kernel, channels)
+
+
 NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "alexnet": _alexnet,
     "vgg16": _vgg16,
@@ -279,4 +297,5 @@ NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "mobilenetv2": _mobilenetv2,
     "shiftresnet20": _shiftresnet20,
     "shiftneta": _shiftneta,
+    "largekernels": _large_kernels,
 }

@@ -1,0 +1,218 @@
+"""What the lowerings share: products of every input position, stored, then shifted and summed ("lifted").
+
+    r[position, oc, i] = sum over columns of w[oc, position, column] * lowered[column, i]
+    y[oc, o] = sum over positions of r[position, oc, o + position*dilation - before]
+
+A lowering writes some axes of the kernel into the columns of a matrix and leaves the others as `positions`. Hadjis et al.,
+Caffe con Troll, arXiv 1504.04343, section 2.1, number them: type 1 (im2col) lowers every axis, type 3 (kn2row) none, type
+2 (mec) lowers the rows. The products of all positions are one matrix product, of `positions * oc` columns; the sum reads
+each of them once more. Strides are refused: products at the pixels that a stride skips would be thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..machine import Machine
+from ..problem import MAX_TENSOR_BYTES, ConvProblem
+from ..schedule import Schedule
+from .base import Buffer, Definition, Geometry, ceil_div
+from .cost import with_memory_s
+from .tiles import PARAMETERS, ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_schedules, tiled_workspace
+
+__all__ = ["Lowered"]
+
+#: bytes of products that a core writes and reads again per cycle, as they pass through L3 or memory
+LIFT_BYTES_PER_CYCLE = 4.0
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A convolution after a lowering: an image of `size` whose pixels have `columns` values, and what is left of the kernel.
+
+    `columns` are the axes of the matrix, innermost first. Sizes of axes are `(d, h, w)`.
+    """
+
+    g: Geometry
+    columns: tuple[int, ...]
+    size: tuple[int, int, int]
+    kernel: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    before: tuple[int, int, int]
+
+    @property
+    def positions(self) -> int:
+        """Kernel positions whose products are stored apart."""
+        return math.prod(self.kernel)
+
+    @property
+    def shape(self) -> ProductShape:
+        """The one product, as the cost model sees it."""
+        pixels, slices = self.size[1] * self.size[2], self.g.groups * self.g.batch * self.size[0]
+        return ProductShape(self.positions * self.g.oc, pixels, slices, self.columns[0], math.prod(self.columns[1:]))
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes of the stored products of all images."""
+        return 4 * self.shape.oc * self.shape.pixels * self.shape.slices
+
+    @property
+    def too_large(self) -> str | None:
+        """The reason why the products cannot be stored, or None."""
+        if self.product_bytes > MAX_TENSOR_BYTES:
+            return f"its stored products would take {self.product_bytes:,} bytes, more than {MAX_TENSOR_BYTES:,}"
+        return None
+
+    def cost(self, schedule: Schedule, machine: Machine) -> float:
+        """Predicted cycles: the product, and its result written and read once more."""
+        tiled = tiled_part(schedule, 1)
+        return cost_cycles(self.shape, tiled, machine) + 2 * self.product_bytes / LIFT_BYTES_PER_CYCLE / machine.cores
+
+    def seconds(self, problem: ConvProblem, schedule: Schedule, machine: Machine) -> float:
+        """Predicted seconds: the cycles at the machine's clock, and memory for what no cache holds."""
+        return with_memory_s(machine, self.cost(schedule, machine), problem.unique_bytes + 2.0 * self.product_bytes)
+
+    def macs(self, schedule: Schedule) -> int:
+        """Multiply-accumulates of the product; lifting has none."""
+        return tiled_macs(self.shape, tiled_part(schedule, 1))
+
+    def workspace(self, schedule: Schedule, threads: int) -> int:
+        """The products, and the sums of one pixel for every thread."""
+        sums = 4 * self.g.oc * (threads if schedule.parallel else 1)
+        return self.product_bytes + sums + tiled_workspace(self.shape, tiled_part(schedule, 1), threads)
+
+
+def tiled_part(schedule: Schedule, k_blocks: int) -> Schedule:
+    """The parameters of the register-tiled product in a schedule of a lowering."""
+    kept = {name: value for name, value in schedule.params.items() if name in PARAMETERS}
+    return Schedule(schedule.algorithm, **{**kept, "k_blocks": k_blocks})
+
+
+def candidates(
+    name: str, products: str, shape: ProductShape, machine: Machine, limit: int, cost: Callable[[Schedule], float]
+) -> list[tuple[float, Schedule]]:
+    """Schedules of a lowering that multiplies without blocks of taps, with their costs."""
+    found = [s for s in tiled_schedules(name, shape, machine, limit) if s.k_blocks == 1]
+    bare = [{k: v for k, v in s.params.items() if k != "k_blocks"} for s in found]
+    listed = [Schedule(name, products=products, **params) for params in bare]
+    return [(cost(s), s) for s in listed]
+
+
+def check_names(schedule: Schedule, parameters: dict[str, str], products: tuple[str, ...]) -> str | None:
+    """The reason why a schedule of a lowering has the wrong parameters, or None."""
+    if set(schedule.params) != set(parameters):
+        return f"the schedule needs exactly the parameters {', '.join(parameters)}; got {', '.join(schedule.params)}"
+    if schedule.products not in products:
+        return f"products must be one of {', '.join(products)}, got {schedule.products!r}"
+    return None
+
+
+def check_stored(lowered: Lowered, stride: tuple[int, ...], schedule: Schedule, machine: Machine) -> str | None:
+    """The reason why products cannot be stored by this schedule, or None."""
+    if any(s > 1 for s in stride):
+        return "products='stored' needs unit stride where the products are shifted: others would be thrown away"
+    return lowered.too_large or check_tiled(lowered.shape, tiled_part(schedule, 1), machine)
+
+
+# --------------------------------------------------------------------------------------------------- define
+
+
+def stored_packed_shape(lowered: Lowered, schedule: Schedule) -> tuple[int, ...]:
+    """`(panels of all groups, columns, tile_channels)` of `positions * oc` output columns."""
+    nr = schedule.tile_channels
+    return (lowered.g.groups * ceil_div(lowered.shape.oc, nr), math.prod(lowered.columns), nr)
+
+
+def define_stored_pack(lowered: Lowered, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
+    """`packed[lane, column, panel]` from `w[kx, ky, kz, ic, oc]`; an output column is `position * oc + channel`."""
+    import halide as hl
+
+    from .funcs import dense, image
+
+    g, nr, width = lowered.g, schedule.tile_channels, lowered.shape.oc
+    panels = ceil_div(width, nr)
+    w_shape = (g.groups * g.oc, g.ic, *g.kernel)
+    w = image("w", w_shape)
+    lane, ic, kx, panel = (hl.Var(v) for v in ("lane", "ic", "kx", "panel"))
+    column = (panel % panels) * nr + lane
+    inside = hl.min(column, width - 1)
+    position, channel = inside // g.oc, (panel // panels) * g.oc + inside % g.oc
+    _, kh, kw = lowered.kernel
+    at = (position % kw if kw > 1 else kx, position // kw % kh, position // (kw * kh), ic, channel)
+    packed = hl.Func("packed")
+    packed[lane, ic, kx, panel] = hl.select(column < width, w[at], hl.f32(0))
+    columns = math.prod(lowered.columns[1:])
+    shape = (g.groups * panels, columns, g.ic, nr)
+    for var, extent in zip((lane, ic, kx, panel), reversed(shape)):
+        packed.bound(var, 0, extent)
+    packed.reorder(kx, ic, lane, panel)
+    if schedule.parallel:
+        packed.parallel(panel)
+    dense(packed.output_buffer(), shape)
+    return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
+
+
+def define_stored(
+    problem: ConvProblem, lowered: Lowered, schedule: Schedule, machine: Machine, value: Callable[..., Any], x: Any
+) -> Definition:
+    """One product for all positions, stored, then lifted; `value(r, g, ix, iy, iz, n)` is the lowered image."""
+    import halide as hl
+
+    from .funcs import apply_epilogue, dense, epilogue_inputs, image
+    from .tiled import Extents, tiled_product
+
+    g, nr, shape = lowered.g, schedule.tile_channels, lowered.shape
+    kd, kh, kw = lowered.kernel
+    depth, _, width = lowered.size
+    panels = ceil_div(shape.oc, nr)
+    packed_shape = (g.groups * panels, *reversed(lowered.columns[1:] or (1,)), g.ic, nr)
+    packed = image("packed", packed_shape)
+    y_shape = (g.batch, *g.out, g.groups, g.oc)
+    extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
+    named = dict(zip((name for name, _ in specs), extra))
+
+    def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
+        weight = packed[c % nr, r[0], r[1] if len(r) > 1 else 0, gr * panels + c // nr]
+        return weight * value(r, gr, p % width, p // width, z, n)
+
+    e = Extents(shape.oc, shape.pixels, g.groups, depth, g.batch, lowered.columns)
+    product = tiled_product(tiled_part(schedule, 1), machine.lanes, e, term, lambda v, *_: v).output
+
+    c, gr, ox, oy, oz, n = (hl.Var(v) for v in ("c", "g", "ox", "oy", "oz", "n"))
+    k = hl.RDom([hl.Range(0, extent) for extent in (kw, kh, kd)], "k")
+    lifted, out = hl.Func("lifted"), hl.Func("y")  # [oc, g, ox, oy, oz, n]
+    coords = []
+    for axis, o in enumerate((ox, oy, oz)):
+        at = 2 - axis
+        i = o + k[axis] * lowered.dilation[at] - lowered.before[at]
+        k.where((i >= 0) & (i < lowered.size[at]))
+        coords.append(hl.clamp(i, 0, lowered.size[at] - 1))
+    column = ((k[2] * kh + k[1]) * kw + k[0]) * g.oc + c
+    lifted[c, gr, ox, oy, oz, n] += product[column, gr, coords[1] * width + coords[0], coords[2], n]
+    residual = named["residual"][c, gr, ox, oy, oz, n] if "residual" in named else None
+    bias = named["bias"][gr * g.oc + c] if "bias" in named else None
+    out[c, gr, ox, oy, oz, n] = apply_epilogue(problem.epilogue, hl.Expr(lifted[c, gr, ox, oy, oz, n]), bias, residual)
+    product.compute_root()
+    _schedule_lift(g, schedule, machine, (c, gr, ox, oy, oz, n), lifted, out, k)
+    dense(out.output_buffer(), y_shape)
+    buffers = [Buffer("x", x[1]), Buffer("packed", packed_shape)]
+    buffers += [Buffer(name, extent) for name, extent in specs] + [Buffer("y", y_shape)]
+    return Definition(out, [x[0], packed, *extra], buffers, *define_stored_pack(lowered, schedule))
+
+
+def _schedule_lift(g: Geometry, s: Schedule, machine: Machine, dims: Any, lifted: Any, out: Any, k: Any) -> None:
+    import halide as hl
+
+    c, gr, ox, oy, oz, n = dims
+    lanes, guard = machine.lanes, hl.TailStrategy.GuardWithIf
+    for var, extent in zip(dims, (g.oc, g.groups, g.out[2], g.out[1], g.out[0], g.batch)):
+        out.bound(var, 0, extent)
+    out.reorder(c, ox, gr, oy, oz, n).vectorize(c, lanes, guard)
+    out.fuse(oy, oz, oy).fuse(oy, n, oy)
+    if s.parallel:
+        out.parallel(oy)
+    lifted.compute_at(out, ox).vectorize(c, lanes, guard)
+    lifted.update(0).reorder(c, k[0], k[1], k[2]).vectorize(c, lanes, guard)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from sevenloops.bench.networks import NETWORKS, layers, shift_layers
 from sevenloops.descriptor import parse_problem
+from sevenloops.epilogue import Epilogue
 from sevenloops.errors import ProblemError
 from sevenloops.problem import ConvProblem, GemmProblem, Problem
 
@@ -33,7 +35,7 @@ def channels(problem: Problem) -> int:
 
 
 def test_every_network_is_checked() -> None:
-    assert set(PUBLISHED) == set(NETWORKS) - {"largekernels"}
+    assert set(PUBLISHED) == set(NETWORKS) - {"largekernels", "3x3"}
 
 
 @pytest.mark.parametrize("network", PUBLISHED)
@@ -94,3 +96,11 @@ def test_shifts_of_networks() -> None:
 def test_what_is_not_there_is_an_error(network: str, batch: int) -> None:
     with pytest.raises(ProblemError):
         layers(network, batch)
+
+
+def test_the_unit_stride_3x3_layers() -> None:
+    """Nine shapes of VGG-16 and four of the ResNets, each once."""
+    found = layers("3x3")
+    assert len(found) == 13
+    assert [layer.name.split()[0] for layer in found] == ["vgg16"] * 9 + ["resnet18"] * 4
+    assert len({replace(layer.problem, epilogue=Epilogue()) for layer in found}) == 13

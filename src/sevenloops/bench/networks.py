@@ -287,6 +287,16 @@ def _large_kernels(net: _Builder) -> None:
         layer(channels, size, channels, kernel, channels)
 
 
+def _three_by_three(net: _Builder) -> None:
+    """No network: the unit-stride 3x3 layers of VGG-16, ResNet-18 and ResNet-50, all with bias and ReLU."""
+    for network in ("vgg16", "resnet18", "resnet50"):
+        whole = _Builder(net.batch)
+        NETWORKS[network](whole)
+        for name, problem in whole.found:
+            if isinstance(problem, ConvProblem) and problem.kernel == (3, 3) and problem.stride == (1, 1):
+                net.found.append((f"{network} {name}", problem.with_epilogue(Epilogue(True, "relu"))))
+
+
 NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "alexnet": _alexnet,
     "vgg16": _vgg16,
@@ -298,4 +308,5 @@ NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "shiftresnet20": _shiftresnet20,
     "shiftneta": _shiftneta,
     "largekernels": _large_kernels,
+    "3x3": _three_by_three,
 }

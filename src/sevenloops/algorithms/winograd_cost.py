@@ -105,7 +105,7 @@ def _cost(g: Geometry, c: Cut, machine: Machine, gathers: bool) -> float:
         height = c.block_rows * c.tile_height + g.kernel[1] - 1
         width = c.block_columns * c.tile_width + g.kernel[2] - 1
         transform += staged * height * width * c.block_images
-        narrow = c.block_columns * c.tile_width < g.out[2] and x_rate < L2_BYTES_PER_CYCLE
+        narrow = c.block_columns * c.tile_width < g.out[2] and (gathers or x_rate < L2_BYTES_PER_CYCLE)
         transform += ROW_CYCLES * height * c.block_images if narrow else 0
     task = panel * ceil_div(panels, c.channel_parts) + (0 if c.shared_input else transform) + TASK_CYCLES
     tasks = blocks * c.channel_parts

@@ -141,7 +141,7 @@ def only_conv(problem: Problem) -> str | None:
     if problem.shift is not None:
         return "it does not shift channels; shift and naive do"
     if problem.transposed:
-        return "transposed convolutions need the naive algorithm so far"
+        return "it computes plain convolutions, and this one is transposed"
     if problem.dtype != "float32":
         return f"it is compiled for float32 only, and the problem is {problem.dtype}; naive computes float64"
     return None

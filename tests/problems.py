@@ -112,6 +112,7 @@ TRANSPOSED = [
     "mb1 ic2 ih3 iw2 oc3 kh7 kw8 sh4 sw4 ph3 pw2 transposed bias",
     "mb1 ic3 id3 ih4 iw3 oc6 kd2 kh2 kw2 sd2 sh2 sw2 transposed bias act=relu",
     "mb2 g4 ic4 iw11 oc4 kw4 sw2 pw1 transposed bias",
+    "mb2 ic19 ih17 iw16 oc35 kh3 kw3 sh2 sw2 ph1 pw1 transposed oh1 ow1 bias act=relu",
 ]
 
 #: Every activation, with and without a bias, the residual on either side.

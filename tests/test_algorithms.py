@@ -93,6 +93,7 @@ THREADED = {
     "direct": "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
     "pointwise": "mb1 ic96 ih14 iw14 oc58 kh1 kw1 bias act=relu res=after",
     "transposed": "mb1 ic32 ih14 iw13 oc48 kh4 kw4 sh2 sw2 ph1 pw1 transposed bias act=relu res=after",
+    "transposed_winograd": "mb1 ic32 ih14 iw13 oc48 kh4 kw4 sh2 sw2 ph1 pw1 transposed bias act=relu res=after",
     "depthwise": "mb2 g27 ic27 ih8 iw7 oc54 kh3 kw3 ph1 pw1 bias",
     "shift": "mb1 ic64 ih16 iw15 oc64 kh1 kw1 shift=5:d2 bias act=relu res=before",
     "gemm": "gemm m255 n129 k65 act=silu res=before",

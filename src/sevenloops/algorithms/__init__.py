@@ -17,6 +17,7 @@ from .mec import MEC
 from .naive import NAIVE
 from .shift import SHIFT
 from .transposed import TRANSPOSED
+from .transposed_winograd import TRANSPOSED_WINOGRAD
 from .winograd import WINOGRAD
 
 __all__ = ["ALGORITHMS", "Algorithm", "check_schedule"]
@@ -25,7 +26,8 @@ __all__ = ["ALGORITHMS", "Algorithm", "check_schedule"]
 ALGORITHMS: dict[str, Algorithm] = {
     row.name: row
     for row in (
-        DEPTHWISE, SHIFT, POINTWISE, DIRECT, TRANSPOSED, GEMV, GEMM, IM2COL, MEC, KN2ROW, WINOGRAD, FFT, NAIVE,
+        DEPTHWISE, SHIFT, POINTWISE, DIRECT, TRANSPOSED, TRANSPOSED_WINOGRAD, GEMV, GEMM, IM2COL, MEC, KN2ROW, WINOGRAD, FFT,
+        NAIVE,
     )
 }  # fmt: skip
 

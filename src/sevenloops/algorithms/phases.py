@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ..problem import ConvProblem
@@ -56,6 +57,11 @@ class Axis:
         """How many taps phase `r` has."""
         return ceil_div(self.kernel - self.first_tap(r), self.residues)
 
+    @cached_property
+    def most_taps(self) -> int:
+        """Taps of the phase that has the most, at least 1."""
+        return max(1, *map(self.taps, self.phases))
+
     def first(self, r: int) -> int:
         """The input that output 0 of phase `r` sees through its first tap (it may lie outside)."""
         tap = self.first_tap(r)
@@ -91,6 +97,25 @@ class Axis:
         """Whether a phase reads beyond the input."""
         low, high = self.reach
         return low < 0 or high + self.cells > self.size
+
+    def window(self, r: int) -> int:
+        """The first of the `most_taps` neighbouring inputs that output 0 of a phase may see: all alike if possible.
+
+        For phases of at most two taps.
+        """
+        if self.taps(r) == self.most_taps:
+            return self.first(r) - self.taps(r) + 1
+        others = [self.first(o) - self.taps(o) + 1 for o in self.phases if self.taps(o) == self.most_taps]
+        return self.first(r) - 1 if self.first(r) - 1 in others and self.first(r) not in others else self.first(r)
+
+    def tap_at(self, r: int, place: int) -> int:
+        """The tap of phase `r` at a place of its window, or -1."""
+        j = self.first(r) - self.window(r) - place
+        return self.first_tap(r) + j * self.residues if 0 <= j < self.taps(r) else -1
+
+    def vanishes_at_infinity(self, r: int) -> bool:
+        """Whether phase `r` has no tap at the end of a window of two."""
+        return self.most_taps > 1 and self.tap_at(r, self.most_taps - 1) < 0
 
     @property
     def one_to_one(self) -> bool:

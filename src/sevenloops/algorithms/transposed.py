@@ -110,12 +110,11 @@ def define_sums(f: Phased, s: Schedule, source: Any, packed: Any) -> tuple[Any, 
     inner = [hl.Var(name) for name in ("px", "tile", "rx", "ry", "rz", "run", "z", "g", "n")]
     group, batch = inner[-2:]
     axes = list(reversed(f.axes))
-    most = [max(1, *map(axis.taps, axis.phases)) for axis in axes]
-    r = hl.RDom([hl.Range(0, extent) for extent in (f.ic, *most)], "tap")
+    r = hl.RDom([hl.Range(0, extent) for extent in (f.ic, *(axis.most_taps for axis in axes))], "tap")
     at, place = [group * f.ic + r[0]], []
     for axis, cell, phase, j in zip(axes, cells(f, s, inner), inner[2:5], (r[1], r[2], r[3])):
         counts = [axis.taps(phase) for phase in axis.phases]
-        if min(counts) < max(1, *counts):
+        if min(counts) < axis.most_taps:
             r.where(j < by_phase(phase, counts))
         first = by_phase(phase, [axis.first(phase) for phase in axis.phases])
         low, high = axis.reach

@@ -70,6 +70,11 @@ DEPTHWISE = [
     "mb1 g64 ic64 ih6 iw6 oc64 kh7 kw7 ph3 pw3",
     "mb1 g17 ic17 ih10 iw11 oc17 kh3 kw3 dh2 dw2 pt1 pb3 pl2 act=relu res=before",
     "mb1 g5 ic5 iw29 oc5 kw9 pw4",
+    "mb1 g19 ic19 ih11 iw9 oc19 kh13 kw11 ph6 pw5 bias act=relu",
+    "mb1 g32 ic32 ih14 iw15 oc32 kh9 kw31 pt7 pb2 pl15 pr11 sh2",
+    "mb2 g16 ic16 ih9 iw17 oc32 kh5 kw12 ph6 pw3 dh2 sw2 bias",
+    "mb1 g33 ic33 ih6 iw7 oc33 kh8 kw8 ph7 pw9 res=after",
+    "mb1 g48 ic48 ih12 iw11 oc48 kh5 kw5 ph2 pw2 bias act=relu",
     "mb1 g6 ic6 id4 ih6 iw6 oc6 kd3 kh3 kw3 pd1 ph1 pw1",
 ]
 

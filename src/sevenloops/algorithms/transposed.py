@@ -22,7 +22,7 @@ from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, Geometry, ceil_div
 from .phases import Phased, by_phase
-from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_schedules, tiled_workspace
+from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_schedules, tiled_seconds, tiled_workspace
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -269,4 +269,5 @@ TRANSPOSED = Algorithm(
     macs_executed=macs_executed,
     workspace_bytes=lambda problem, s, threads: tiled_workspace(product_shape(problem), s, threads),
     parameters=PARAMETERS,
+    cost=lambda problem, s, machine: tiled_seconds(problem, product_shape(problem), s, machine),
 )

@@ -22,8 +22,9 @@ from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
 from . import transposed
 from .base import Algorithm, Buffer, Definition, Geometry
+from .cost import with_memory_s
 from .phases import Axis, by_phase
-from .transposed_plan import PARAMETERS, Plan, check_plan, macs_executed, plan_schedules, workspace_bytes
+from .transposed_plan import PARAMETERS, Plan, check_plan, cost_cycles, macs_executed, plan_schedules, workspace_bytes
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -162,4 +163,6 @@ TRANSPOSED_WINOGRAD = Algorithm(
     parameters=PARAMETERS,
     tolerance=1e-5,
     exact_on_integers=False,
+    accumulates_as_defined=False,
+    cost=lambda p, s, machine: with_memory_s(machine, cost_cycles(p, s, machine), p.unique_bytes),
 )

@@ -70,6 +70,11 @@ DEPTHWISE = [
     "mb1 g64 ic64 ih6 iw6 oc64 kh7 kw7 ph3 pw3",
     "mb1 g17 ic17 ih10 iw11 oc17 kh3 kw3 dh2 dw2 pt1 pb3 pl2 act=relu res=before",
     "mb1 g5 ic5 iw29 oc5 kw9 pw4",
+    "mb1 g19 ic19 ih11 iw9 oc19 kh13 kw11 ph6 pw5 bias act=relu",
+    "mb1 g32 ic32 ih14 iw15 oc32 kh9 kw31 pt7 pb2 pl15 pr11 sh2",
+    "mb2 g16 ic16 ih9 iw17 oc32 kh5 kw12 ph6 pw3 dh2 sw2 bias",
+    "mb1 g33 ic33 ih6 iw7 oc33 kh8 kw8 ph7 pw9 res=after",
+    "mb1 g48 ic48 ih12 iw11 oc48 kh5 kw5 ph2 pw2 bias act=relu",
     "mb1 g6 ic6 id4 ih6 iw6 oc6 kd3 kh3 kw3 pd1 ph1 pw1",
 ]
 
@@ -92,12 +97,27 @@ ONE_AND_THREE_AXES = [
     "mb1 ic8 id3 ih4 iw5 oc5 kd1 kh1 kw1",
 ]
 
+#: Phases with equal, unequal and no taps, outputs that the stride does not divide, fewer outputs than phases, dilation
+#: with and without a common factor, one-sided padding, phases as channels (kernel = stride), images as rows, groups.
 TRANSPOSED = [
     "mb1 ic5 ih6 iw7 oc11 kh3 kw3 sh2 sw2 ph1 pw1 transposed oh1 ow1 bias",
     "mb1 ic24 ih4 iw5 oc3 kh4 kw4 sh2 sw2 ph1 pw1 transposed",
     "mb2 g2 ic6 ih5 iw5 oc4 kh3 kw2 sh3 dh2 pt1 pr1 transposed act=relu",
     "mb1 ic3 iw9 oc2 kw3 sw4 transposed ow1",
     "mb1 ic2 id3 ih2 iw3 oc3 kd2 kh3 kw2 sd2 transposed od1",
+    "mb1 ic32 ih14 iw13 oc48 kh4 kw4 sh2 sw2 ph1 pw1 transposed bias act=relu res=after",
+    "mb3 ic17 ih5 iw7 oc21 kh2 kw2 sh2 sw2 transposed bias act=clip:-3.0:3.0 res=before",
+    "mb1 g3 ic9 ih4 iw5 oc51 kh2 kw2 sh2 sw2 transposed",
+    "mb2 ic8 ih3 iw4 oc64 kh2 kw2 sh2 sw2 ph1 transposed ow1",
+    "mb1 ic21 ih7 iw9 oc21 kh4 kw4 sh2 sw2 transposed",
+    "mb1 ic13 ih9 iw6 oc29 kh3 kw3 ph1 pw1 transposed act=leaky_relu:0.25",
+    "mb1 ic7 ih4 iw3 oc5 kh5 kw5 sh3 sw3 pt2 pb1 pl1 pr3 dh2 dw3 transposed bias",
+    "mb1 ic6 ih3 iw4 oc10 kh4 kw3 sh4 sw2 dh2 dw2 transposed oh3 ow1 bias act=sigmoid",
+    "mb1 ic4 ih1 iw1 oc9 kh3 kw3 sh5 sw4 ph1 pw1 transposed",
+    "mb1 ic2 ih3 iw2 oc3 kh7 kw8 sh4 sw4 ph3 pw2 transposed bias",
+    "mb1 ic3 id3 ih4 iw3 oc6 kd2 kh2 kw2 sd2 sh2 sw2 transposed bias act=relu",
+    "mb2 g4 ic4 iw11 oc4 kw4 sw2 pw1 transposed bias",
+    "mb2 ic19 ih17 iw16 oc35 kh3 kw3 sh2 sw2 ph1 pw1 transposed oh1 ow1 bias act=relu",
 ]
 
 #: Every activation, with and without a bias, the residual on either side.

@@ -14,6 +14,7 @@ from sevenloops.descriptor import parse_problem
 from sevenloops.errors import Unsupported
 from sevenloops.problem import Problem
 from sevenloops.reference import reference_gemm
+from sevenloops.schedule import Schedule
 
 #: Candidates tried of those that an algorithm lists, the best first.
 SCHEDULES_TRIED = 2
@@ -92,6 +93,8 @@ THREADED = {
     "fft": "mb2 ic20 ih24 iw27 oc40 kh5 kw7 ph2 pw3 bias act=relu res=before",
     "direct": "mb1 ic32 ih14 iw14 oc64 kh3 kw3 ph1 pw1 bias act=relu res=before",
     "pointwise": "mb1 ic96 ih14 iw14 oc58 kh1 kw1 bias act=relu res=after",
+    "transposed": "mb1 ic32 ih14 iw13 oc48 kh4 kw4 sh2 sw2 ph1 pw1 transposed bias act=relu res=after",
+    "transposed_winograd": "mb1 ic32 ih14 iw13 oc48 kh4 kw4 sh2 sw2 ph1 pw1 transposed bias act=relu res=after",
     "depthwise": "mb2 g27 ic27 ih8 iw7 oc54 kh3 kw3 ph1 pw1 bias",
     "shift": "mb1 ic64 ih16 iw15 oc64 kh1 kw1 shift=5:d2 bias act=relu res=before",
     "gemm": "gemm m255 n129 k65 act=silu res=before",
@@ -107,6 +110,20 @@ def test_bit_identical_for_every_thread_count_and_run(name: str) -> None:
     kernels = [sevenloops.compile(problem, algorithm=name, threads=threads) for threads in (1, 2, None, 1)]
     results = [run(kernel, operands).tobytes() for kernel in kernels for _ in range(3)]
     assert len(set(results)) == 1
+
+
+def test_depthwise_leaves_out_what_sees_padding() -> None:
+    """MACs by hand: 7 x 7 outputs of a 7 x 7 kernel with padding 3 see 4+5+6+7+6+5+4 = 37 inputs on each axis."""
+    problem = PROBLEMS["mb1 g64 ic64 ih6 iw6 oc64 kh7 kw7 ph3 pw3"]
+    problem = parse_problem(str(problem).replace("ih6 iw6", "ih7 iw7"))
+    params = {"tile_pixels": 7, "tile_rows": 1, "tile_channels": 16, "task_rows": 7, "stage": True, "channels": "outer"}
+    schedule = Schedule("depthwise", **params, skip_padding=False, parallel=False)  # type: ignore[arg-type]
+    depthwise = ALGORITHMS["depthwise"]
+    assert depthwise.check(problem, schedule, MACHINES[next(iter(MACHINES))]) is None
+    assert depthwise.macs_executed(problem, schedule) == 64 * 49 * 49
+    assert depthwise.macs_executed(problem, schedule.replace(skip_padding=True)) == 64 * 37 * 37
+    # Tasks of 4 rows compute row 3 twice: it sees all 7.
+    assert depthwise.macs_executed(problem, schedule.replace(skip_padding=True, task_rows=4)) == 64 * 37 * (37 + 7)
 
 
 #: Sums that an activation must survive: where exp overflows or underflows, and the ends of float32.

@@ -39,7 +39,6 @@ PROBLEMS = [
 NOT_COMPUTED = {
     "numpy": ("mb", "gemm m13 n11 k7 ta"),
     "openvino": ("gemm m5 n6 k4 alpha=2.0 float64",),
-    "sevenloops": ("mb2 ic4 ih5 iw6 oc6 kh3 kw3 sh2 sw2 ph1 pw1 transposed",),
 }
 
 

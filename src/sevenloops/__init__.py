@@ -6,7 +6,17 @@ from .compile import Kernel, Packed, compile, compile_many
 from .descriptor import parse_problem
 from .epilogue import Epilogue
 from .errors import SevenLoopsError
-from .functional import conv1d, conv2d, conv3d, depthwise_conv2d, linear, matmul
+from .functional import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    depthwise_conv2d,
+    linear,
+    matmul,
+)
 from .functional_shift import shift2d, shift_conv2d
 from .machine import Machine
 from .problem import ConvProblem, GemmProblem
@@ -28,6 +38,9 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "depthwise_conv2d",
     "linear",
     "matmul",

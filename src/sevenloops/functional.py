@@ -22,7 +22,10 @@ from .problem import DTYPES, ConvProblem, GemmProblem
 from .schedule import Schedule
 from .shift import Shift
 
-__all__ = ["conv1d", "conv2d", "conv3d", "depthwise_conv2d", "linear", "matmul"]
+__all__ = [
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "depthwise_conv2d", "linear",
+    "matmul",
+]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
 Options = dict[str, Any]
@@ -84,6 +87,39 @@ def depthwise_conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, pad
     return _conv(2, x, weight, bias, stride, padding, dilation, x.shape[axis], **options)
 
 
+def conv_transpose1d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+                     groups: int = 1, dilation: Any = 1, **options: Any) -> Array:  # fmt: skip
+    """The adjoint of `conv1d`: `x[n, ic, w]`, `weight[ic, oc / groups, kw]`; options and errors as `conv_transpose2d`."""
+    return _conv(1, x, weight, bias, stride, padding, dilation, groups, output_padding, **options)
+
+
+def conv_transpose2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+                     groups: int = 1, dilation: Any = 1, **options: Any) -> Array:  # fmt: skip
+    """The adjoint of `conv2d` ("deconvolution"), as `torch.nn.functional.conv_transpose2d` computes it.
+
+    Input pixel i is spread over the outputs `i*stride + k*dilation - padding`, for every tap k of the kernel.
+
+    Args:
+        x: float32 (or float64: computed by naive), `(n, ic, h, w)`, or `(n, h, w, ic)` with `layout="NHWC"`.
+        weight: `(ic, oc / groups, kh, kw)` in either layout.
+        bias: `(oc,)` or None.
+        stride, dilation: one integer or one per axis.
+        padding: numbers or `(before, after)` pairs: as many rows and columns are cut off the result.
+        output_padding: rows and columns added at the end, fewer than the stride or the dilation.
+        groups: divides both channel counts.
+
+    Options and errors are those of `conv2d`.
+    Returns the result, `(n, oc, oh, ow)` with `oh = (h - 1)*sh - 2*ph + dh*(kh - 1) + 1 + output_padding`, or NHWC.
+    """
+    return _conv(2, x, weight, bias, stride, padding, dilation, groups, output_padding, **options)
+
+
+def conv_transpose3d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+                     groups: int = 1, dilation: Any = 1, **options: Any) -> Array:  # fmt: skip
+    """The adjoint of `conv3d`, with `weight[ic, oc / groups, kd, kh, kw]`; options and errors as `conv_transpose2d`."""
+    return _conv(3, x, weight, bias, stride, padding, dilation, groups, output_padding, **options)
+
+
 def _freeze(value: Any) -> Any:
     return tuple(map(_freeze, value)) if isinstance(value, (list, tuple, np.ndarray)) else value
 
@@ -97,6 +133,7 @@ def _conv(
     padding: Any,
     dilation: Any,
     groups: int,
+    output_padding: Any = None,  # None: not transposed
     *,
     layout: str = "NCHW",
     activation: str = "none",
@@ -117,7 +154,8 @@ def _conv(
         bias = as_array("bias", bias)
     key = (
         rank, x.shape, x.dtype.char, weight.shape, bias is None, residual is None, stride, padding, dilation, groups,
-        layout, activation, activation_params, threads, algorithm, schedule, accuracy, records.generation, shift,
+        output_padding, layout, activation, activation_params, threads, algorithm, schedule, accuracy, records.generation,
+        shift,
     )  # fmt: skip
     try:
         kernel = _conv_kernels.get(key)
@@ -127,7 +165,7 @@ def _conv(
     if kernel is None:
         where = None if residual is None else "before"
         epilogue = Epilogue(bias is not None, activation, tuple(activation_params), where)
-        problem = _conv_problem(rank, x, weight, stride, padding, dilation, groups, layout, epilogue, shift)
+        problem = _conv_problem(rank, x, weight, stride, padding, dilation, groups, output_padding, layout, epilogue, shift)
         kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads, accuracy=accuracy)
         _conv_kernels[key] = kernel
     packed = kernel.pack_for_call(weight)
@@ -165,29 +203,37 @@ def nchw_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _conv_problem(
-    rank: int, x: Array, weight: Array, stride: Any, padding: Any, dilation: Any, groups: int, layout: str, e: Epilogue,
-    shift: Shift | None = None,
+    rank: int, x: Array, weight: Array, stride: Any, padding: Any, dilation: Any, groups: int, output_padding: Any,
+    layout: str, e: Epilogue, shift: Shift | None = None,
 ) -> ConvProblem:  # fmt: skip
     if layout not in LAYOUTS:
         raise ProblemError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     names = ("n", "ic", *"dhw"[3 - rank :]) if layout == "NCHW" else ("n", *"dhw"[3 - rank :], "ic")
     if x.ndim != rank + 2:
         raise ArrayError(f"x must have {rank + 2} axes ({', '.join(names)}), got shape {x.shape}")
+    transposed = output_padding is not None
     if weight.ndim != rank + 2:
-        raise ArrayError(f"weight must have {rank + 2} axes (oc, ic / groups, kernel...), got shape {weight.shape}")
+        axes = "ic, oc / groups" if transposed else "oc, ic / groups"
+        raise ArrayError(f"weight must have {rank + 2} axes ({axes}, kernel...), got shape {weight.shape}")
     dtype = _common_dtype(x, weight)
     in_size = x.shape[2:] if layout == "NCHW" else x.shape[1:-1]
     channels = x.shape[1] if layout == "NCHW" else x.shape[-1]
     problem = ConvProblem(
-        batch=x.shape[0], in_channels=channels, in_size=in_size, out_channels=weight.shape[0],
+        batch=x.shape[0], in_channels=channels, in_size=in_size,
+        out_channels=weight.shape[1] * (groups if is_count(groups) else 1) if transposed else weight.shape[0],
         kernel=weight.shape[2:], stride=stride, padding=padding, dilation=dilation, groups=groups,
-        epilogue=e, dtype=dtype, shift=shift,
+        transposed=transposed, output_padding=output_padding if transposed else (0,), epilogue=e, dtype=dtype, shift=shift,
     )  # fmt: skip
     if weight.shape != problem.w_shape:
         raise ArrayError(
             f"weight must have shape {problem.w_shape} for {channels} input channels in {groups} groups, got {weight.shape}"
         )
     return problem
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value can be a number of groups; what cannot is refused by `ConvProblem`."""
+    return isinstance(value, (int, np.integer)) and bool(value > 0)
 
 
 def _common_dtype(a: Array, b: Array) -> str:

@@ -98,7 +98,7 @@ class Geometry:
     stride: tuple[int, int, int]
     dilation: tuple[int, int, int]
     before: tuple[int, int, int]
-    padded: bool
+    padded_axes: tuple[bool, bool, bool]
 
     @classmethod
     def of(cls, problem: ConvProblem) -> Geometry:
@@ -115,8 +115,13 @@ class Geometry:
             stride=lift(problem.stride, 1),
             dilation=lift(problem.dilation, 1),
             before=lift((before for before, _ in problem.padding), 0),
-            padded=any(map(any, problem.padding)),
+            padded_axes=lift(map(any, problem.padding), False),
         )
+
+    @property
+    def padded(self) -> bool:
+        """Whether any axis has padding."""
+        return any(self.padded_axes)
 
     @property
     def taps(self) -> int:
@@ -141,7 +146,7 @@ def only_conv(problem: Problem) -> str | None:
     if problem.shift is not None:
         return "it does not shift channels; shift and naive do"
     if problem.transposed:
-        return "transposed convolutions need the naive algorithm so far"
+        return "it computes plain convolutions, and this one is transposed"
     if problem.dtype != "float32":
         return f"it is compiled for float32 only, and the problem is {problem.dtype}; naive computes float64"
     return None

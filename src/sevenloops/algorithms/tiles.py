@@ -68,7 +68,10 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class ProductShape:
-    """What the model needs to know: sizes, `row` (task_pixels must be a multiple), and bytes read besides the weights."""
+    """What the model needs to know: sizes, `row` (task_pixels must be a multiple), and bytes read besides the weights.
+
+    `phases` products over the same pixels have `outer_taps` together.
+    """
 
     oc: int
     pixels: int
@@ -78,6 +81,7 @@ class ProductShape:
     row: int = 1
     staged_bytes_per_pixel: float = 0.0
     staged_bytes_per_task: float = 0.0
+    phases: int = 1
 
     @property
     def taps(self) -> int:
@@ -139,9 +143,9 @@ def _cost(shape: ProductShape, t: Tiling, machine: Machine) -> Any:
     spilled = np.maximum(0, (t.tile_pixels + 1) * vectors + 1 - registers)
     hot = shape.taps * (tap_cycles(t.tile_pixels, vectors) + SPILL_CYCLES * spilled)
     weight_bytes = 4 * shape.taps * t.tile_channels
-    block_bytes = weight_bytes / t.k_blocks
+    block_bytes = weight_bytes / (t.k_blocks * shape.phases)
     # The panel comes from L3 once per task, and again for each tile if a block of it does not stay in L2.
-    compute = tiles * (hot + TILE_OVERHEAD * t.k_blocks)
+    compute = tiles * (hot + TILE_OVERHEAD * t.k_blocks * shape.phases)
     streams = (block_bytes > machine.l1_bytes * 0.6) & (tiles > 1)
     compute = np.where(streams, np.maximum(compute, tiles * weight_bytes / L2_BYTES_PER_CYCLE), compute)
     staged_bytes = shape.staged_bytes_per_pixel * t.task_pixels + shape.staged_bytes_per_task

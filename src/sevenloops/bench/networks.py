@@ -297,6 +297,46 @@ def _three_by_three(net: _Builder) -> None:
                 net.found.append((f"{network} {name}", problem.with_epilogue(Epilogue(True, "relu"))))
 
 
+def _transposed(net: _Builder, name: str, channels: int, out: int, size: int, kernel: int, padding: int = 0, extra: int = 0,
+                act: str = "relu", stride: int = 2) -> None:  # fmt: skip
+    problem = ConvProblem(
+        batch=net.batch,
+        in_channels=channels,
+        in_size=(size, size),
+        out_channels=out,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=((padding, padding),) * 2,
+        transposed=True,
+        output_padding=(extra, extra),
+        epilogue=Epilogue(bias=True, activation=act),
+    )
+    net.found.append((name, problem))
+
+
+def _upsampling(net: _Builder) -> None:
+    """No network: transposed convolutions of several.
+
+    U-Net (arXiv 1505.04597) at 448x448 with padded convolutions, and its last two at smaller images; the mask head of
+    Mask R-CNN (arXiv 1703.06870); CenterNet with ResNet-18 at 512x512 (arXiv 1904.07850); SimpleBaseline's pose head at
+    256x192 (arXiv 1804.06208), square here; the generators of CycleGAN (arXiv 1703.10593) and DCGAN (arXiv 1511.06434);
+    ERFNet at 512x512 (2017); the score maps of FCN-8s (arXiv 1411.4038), with a bias here.
+    """
+    for c, size in [(1024, 28), (512, 56), (256, 112), (128, 224), (128, 112), (128, 56)]:
+        _transposed(net, f"unet.{c}@{size}", c, c // 2, size, 2, act="none")
+    _transposed(net, "mask_rcnn.256@14", 256, 256, 14, 2)
+    for name, c, out, size in [("cyclegan", 256, 128, 64), ("cyclegan", 128, 64, 128), ("erfnet", 256, 128, 28),
+                               ("erfnet", 128, 64, 64), ("erfnet", 64, 16, 128)]:  # fmt: skip
+        _transposed(net, f"{name}.{c}@{size}", c, out, size, 3, 1, 1)
+    for name, c, out, size in [("centernet", 512, 256, 16), ("centernet", 256, 128, 32), ("centernet", 128, 64, 64),
+                               ("pose", 256, 128, 28), ("pose", 256, 256, 16), ("detector", 64, 64, 64)]:  # fmt: skip
+        _transposed(net, f"{name}.{c}@{size}", c, out, size, 4, 1)
+    _transposed(net, "dcgan.128@32", 128, 3, 32, 4, 1, act="none")
+    for size in (16, 34):
+        _transposed(net, f"fcn.21@{size}", 21, 21, size, 4, act="none")
+    _transposed(net, "fcn8.21@70", 21, 21, 70, 16, act="none", stride=8)
+
+
 NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "alexnet": _alexnet,
     "vgg16": _vgg16,
@@ -309,4 +349,5 @@ NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "shiftneta": _shiftneta,
     "largekernels": _large_kernels,
     "3x3": _three_by_three,
+    "upsampling": _upsampling,
 }

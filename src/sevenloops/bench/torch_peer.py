@@ -127,18 +127,25 @@ def _conv_packed(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> P
     import torch
 
     epilogue = problem.epilogue
-    if problem.rank != 2 or problem.transposed or epilogue.residual or epilogue.activation not in FUSED:
+    if problem.rank != 2 or epilogue.residual or epilogue.activation not in FUSED:
         raise NotImplementedError("no prepacked form")
     if any(before != after for before, after in problem.padding):
         raise NotImplementedError("no prepacked form with uneven padding")
     x, bias = _image(inputs.x, channels_last), _optional(inputs.bias)
     stride, dilation, padding = list(problem.stride), list(problem.dilation), [before for before, _ in problem.padding]
+    plain, groups = _weight(inputs.w, channels_last).to_mkldnn(), problem.groups
+    name, numbers, operators = FUSED[epilogue.activation], list(epilogue.params), torch.ops.mkldnn
+    if problem.transposed:
+        extra = list(problem.output_padding)
+        reorder_transposed: Any = operators._reorder_convolution_transpose_weight
+        w = reorder_transposed(plain, padding, extra, stride, dilation, groups, list(x.shape))
+        adjoint: Any = operators._convolution_transpose_pointwise
+        last = (groups, name, numbers, "")
+        return _holding(lambda: adjoint(x, w, bias, padding, extra, stride, dilation, *last), problem)
     reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-    plain = _weight(inputs.w, channels_last).to_mkldnn()
-    w = reorder(plain, padding, stride, dilation, problem.groups, list(x.shape))
-    fused = torch.ops.mkldnn._convolution_pointwise
-    name, numbers = FUSED[epilogue.activation], list(epilogue.params)
-    return _holding(lambda: fused(x, w, bias, padding, stride, dilation, problem.groups, name, numbers, ""), problem)
+    w = reorder(plain, padding, stride, dilation, groups, list(x.shape))
+    fused: Any = operators._convolution_pointwise
+    return _holding(lambda: fused(x, w, bias, padding, stride, dilation, groups, name, numbers, ""), problem)
 
 
 def _shifted(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> Prepared:

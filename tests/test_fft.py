@@ -153,6 +153,7 @@ def test_schedules_that_do_not_fit(change: dict[str, int], words: str) -> None:
     [
         ("mb1 ic3 iw50 oc4 kw9", "images of two axes"),
         ("mb1 ic3 ih5 iw5 oc4 kh1 kw1", "no neighbours"),
+        ("mb1 ic3 ih4 iw2 oc4 kh1 kw2 dw3 pw1", "meets no pixel"),
         ("mb1 ic3 ih300 iw300 oc4 kh3 kw101", "3 x 101 inputs"),
         ("mb1 ic2000 ih28 iw28 oc2000 kh11 kw11", "2 GiB"),
     ],

@@ -51,7 +51,7 @@ def supports(problem: Problem) -> str | None:
         return "a 1x1 kernel has no neighbours to transform for: pointwise computes it"
     if not plans(problem):
         reach = " x ".join(str((k - 1) * d + 1) for k, d in zip(problem.kernel, problem.dilation))
-        return f"a kernel that reaches over {reach} inputs needs transforms of over {max(SIZES)} points, or over 2 GiB"
+        return f"a kernel that reaches over {reach} inputs meets no pixel, or needs over {max(SIZES)} points or 2 GiB"
     return None
 
 

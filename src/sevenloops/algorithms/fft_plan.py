@@ -48,9 +48,11 @@ class Axis:
 
 
 def axis(size: int, out: int, image: int, kernel: int, stride: int, dilation: int, before: int) -> Axis | None:
-    """The axis with transforms of `size` points, or None if the kernel reaches too far for them."""
+    """The axis with transforms of `size` points, or None if the kernel reaches too far for them (or meets no pixel)."""
     alive = [k for k in range(kernel) if (out - 1) * stride + k * dilation >= before and k * dilation - before < image]
-    first, count = (alive[0], len(alive)) if alive else (0, 1)
+    if not alive:
+        return None
+    first, count = alive[0], len(alive)
     low = before - first * dilation  # padding before, as far as a live tap sees it
     reach = (count - 1) * dilation + 1
     window = (out - 1) * stride + reach

@@ -44,8 +44,8 @@ def test_products(data: st.DataObject, problem: GemmProblem, isa: str) -> None:
 
 
 def compute(problem: ConvProblem, operands: Operands, w: Any = None) -> Any:
-    """The chosen kernel on the operands of a problem of the same input and, perhaps, other weights."""
-    kernel = sevenloops.compile(problem)
+    """The kernel that sums exactly, on the operands of a problem of the same input and, perhaps, other weights."""
+    kernel = sevenloops.compile(problem, accuracy="strict")
     return kernel(operands.x, kernel.pack(operands.w if w is None else w))
 
 
@@ -64,7 +64,7 @@ def test_groups_are_convolutions_side_by_side() -> None:
     grouped = ConvProblem(1, 15, (9, 7), 51, (3, 3), padding=((1, 1), (1, 1)), groups=3)
     operands = Operands(grouped, integers=True)
     single = replace(grouped, groups=1, in_channels=5, out_channels=17)
-    kernel = sevenloops.compile(single)
+    kernel = sevenloops.compile(single, accuracy="strict")
     pairs = zip(np.split(operands.x, 3, axis=-1), np.split(operands.w, 3))
     parts = [kernel(np.ascontiguousarray(x), kernel.pack(w)) for x, w in pairs]
     np.testing.assert_array_equal(compute(grouped, operands), np.concatenate(parts, axis=-1))

@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Lists the tests to run or any other option of pytest: make test PYTEST_ARGS="-k direct -x"
-PYTEST_ARGS ?=
+# Any options of pytest: make test PYTEST_ARGS="-k direct -x". By default one process for each core.
+PYTEST_ARGS ?= -n auto
 
 .PHONY: demo test lint format clean
 .DELETE_ON_ERROR:

@@ -44,6 +44,8 @@ SIZES = (2, 3, 4)
 #: cycles per point and vector of channels of the input (with its copy) and of the output transform
 INPUT_CYCLES, OUTPUT_CYCLES = 6.0, 4.0
 ROW_CYCLES = 300.0  # for each row that a block reads and writes: short ones are slow
+#: what a core gets per cycle of weights that do not stay in L3 between calls: those larger than this share of it
+MEMORY_BYTES_PER_CYCLE, L3_SHARE = 4.0, 0.3
 #: shares of the traffic of transformed weights and inputs that the hot loop does not hide
 EXPOSED_U, EXPOSED_V = 0.6, 0.4
 
@@ -196,7 +198,9 @@ def cost_cycles(problem: ConvProblem, s: Schedule, machine: Machine) -> float:
     if 4 * plan.ic * s.tile_channels > machine.l1_bytes * 0.6:
         hot = max(hot, 4 * plan.ic * s.tile_channels / L2_BYTES_PER_CYCLE)
     panel = products * ceil_div(plan.tiles, s.tile_tiles) * (hot + TILE_OVERHEAD)
-    traffic = 4.0 * products * plan.ic * s.tile_channels / L3_BYTES_PER_CYCLE
+    u_bytes = 4.0 * products * plan.ic * s.tile_channels
+    outside_l3 = u_bytes * plan.panels * plan.groups > L3_SHARE * machine.l3_bytes
+    traffic = u_bytes / (MEMORY_BYTES_PER_CYCLE if outside_l3 else L3_BYTES_PER_CYCLE)
     panel = max(panel, traffic) + EXPOSED_U * min(panel, traffic)
     panel += products * plan.tiles * vectors * OUTPUT_CYCLES
     v_bytes, m_bytes = 4.0 * plan.points * plan.ic * plan.tiles, 4.0 * plan.points * s.tile_channels * plan.tiles

@@ -44,7 +44,7 @@ FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 LONGEST_SIDE = 1024  # of a photograph of the user's
 #: the rungs of the ladder, ours first, then the libraries
-LADDER = ("sevenloops:naive", "sevenloops:im2col", "sevenloops", "torch", "onnxruntime", "openvino")
+LADDER = ("sevenloops:naive", "sevenloops:im2col", "sevenloops", "sevenloops:winograd", "torch", "onnxruntime", "openvino")
 
 
 class DemoError(SevenLoopsError, RuntimeError):
@@ -239,7 +239,7 @@ def ladder_layer() -> Layer:
 
 
 def ladder(threads: int | None = None, progress: Callable[[str], None] = lambda text: None) -> BenchRun:
-    """Time `ladder_layer()` with three algorithms and the libraries that are installed (see `LADDER`)."""
+    """Time `ladder_layer()` with four algorithms and the libraries that are installed (see `LADDER`)."""
     peers = tuple(name for name in LADDER if name != "sevenloops")
     options = Options(peers, threads=threads, algorithm="direct", rounds=3)
     return run_bench([ladder_layer()], options, progress)

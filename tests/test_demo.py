@@ -92,7 +92,15 @@ def test_the_ladder_shows_every_rung() -> None:
     with console.capture() as capture:
         console.print(render_ladder(a_ladder()))
     text = capture.get()
-    for part in ("sevenloops naive", "sevenloops im2col", "sevenloops direct", "sevenloops winograd", "231.2", "46.2", "openvino is not inst"):
+    for part in (
+        "sevenloops naive",
+        "sevenloops im2col",
+        "sevenloops direct",
+        "sevenloops winograd",
+        "231.2",
+        "46.2",
+        "openvino is not inst",
+    ):
         assert part in text
 
 

@@ -135,27 +135,14 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     return Definition(out, [x, packed, *extra], buffers, *define_pack(problem, schedule))
 
 
-# ------------------------------------------------------------------------------------------------ schedules
-
-
-def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
-    """Candidates, the best first."""
-    return plan_schedules(problem, machine)
-
-
-def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | None:
-    """None, or the reason why the schedule does not fit."""
-    return check_plan(problem, schedule, machine)
-
-
 # ------------------------------------------------------------------------------------------------- the row
 
 TRANSPOSED_WINOGRAD = Algorithm(
     name="transposed_winograd",
     equation="Y(r) = AT [ sum over ic of (G g(r) GT) * (BT d(r) B) ] A for each phase r, tile by tile",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
-    check=check,
+    schedules=plan_schedules,  # type: ignore[arg-type]
+    check=check_plan,
     define=define,
     packed_shape=packed_shape,
     macs_executed=macs_executed,

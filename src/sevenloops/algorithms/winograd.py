@@ -130,27 +130,14 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     return Definition(out, [x, packed, *extra], buffers, *define_pack(problem, schedule))
 
 
-# ------------------------------------------------------------------------------------------------ schedules
-
-
-def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
-    """Candidates, the best first."""
-    return winograd_schedules(problem, machine)
-
-
-def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | None:
-    """None, or the reason why the schedule does not fit."""
-    return check_plan(problem, schedule, machine)
-
-
 # ------------------------------------------------------------------------------------------------- the row
 
 WINOGRAD = Algorithm(
     name="winograd",
     equation="Y = AT [ sum over ic of (G g GT) * (BT d B) ] A, tile by tile",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
-    check=check,
+    schedules=winograd_schedules,  # type: ignore[arg-type]
+    check=check_plan,
     define=define,
     packed_shape=packed_shape,
     macs_executed=winograd_macs,

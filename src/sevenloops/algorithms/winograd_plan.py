@@ -153,7 +153,7 @@ def winograd_workspace(problem: ConvProblem, s: Schedule, threads: int) -> int:
     v = 4 * plan.padded_tiles * plan.points * plan.g.ic
     m = 4 * plan.padded_tiles * plan.points * s.tile_channels
     height, width = plan.rows * plan.my + plan.kh - 1, plan.columns * plan.mx + plan.kw - 1
-    staged = 4 * plan.g.ic * (plan.points if s.shared_input else height * width)
+    staged = 4 * plan.g.ic * (plan.points if s.shared_input else height * width * plan.images)
     u = 4 * plan.points * plan.g.ic // s.k_blocks * s.tile_channels if s.weights == "raw" else 0
     return int(workers * (m + staged + u) + v * (plan.blocks if s.shared_input else workers))
 

@@ -65,7 +65,6 @@ class Algorithm:
     schedules: Callable[[Problem, Machine], list[Schedule]]
     check: Callable[[Any, Schedule, Machine], str | None]
     define: Callable[[Any, Schedule, Machine], Definition]
-    packed_shape: Callable[[Any, Schedule], tuple[int, ...]]
     macs_executed: Callable[[Any, Schedule], int]
     workspace_bytes: Callable[[Any, Schedule, int], int]
     parameters: dict[str, str] = field(default_factory=dict)

@@ -385,7 +385,6 @@ DEPTHWISE = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=packed_shape,
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,

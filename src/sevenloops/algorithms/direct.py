@@ -50,7 +50,7 @@ def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
 def define_pack(problem: ConvProblem, schedule: Schedule, streams: int = 1) -> tuple[Any, list[Any], list[Buffer]]:
     """`packed[lane, tap, stream, panel]` from `w[kx, ky, kz, ic, oc]`; tap = ((kz*kh + ky)*kw + kx)*ic + channel.
 
-    With one stream the axis of streams is left out in memory: `packed_shape` describes the same bytes.
+    With one stream these are the bytes of `packed_shape`, which im2col and mec read.
     """
     import halide as hl
 
@@ -184,7 +184,6 @@ DIRECT = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=packed_shape,
     macs_executed=lambda problem, s: tiled_macs(product_shape(problem), s),
     workspace_bytes=lambda problem, s, threads: tiled_workspace(product_shape(problem), s, threads),
     parameters=PARAMETERS,

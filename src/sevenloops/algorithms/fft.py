@@ -85,14 +85,6 @@ def _plan(problem: ConvProblem, schedule: Schedule) -> Plan:
     return found
 
 
-def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
-    """`(kx, ky, panels of all groups, ic, 2, tile_channels)`; a depthwise problem's panels are one vector wide."""
-    from . import fft_define
-
-    p = _plan(problem, schedule)
-    return fft_define.packed_shape(p, schedule.transform_channels if p.depthwise else schedule.tile_channels)
-
-
 def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
     """Transforms, products, inverse transforms."""
     from . import fft_define
@@ -201,7 +193,6 @@ FFT = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=packed_shape,
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,

@@ -55,20 +55,15 @@ def supports_pointwise(problem: Problem) -> str | None:
 # --------------------------------------------------------------------------------------------------- define
 
 
-def packed_shape(problem: GemmProblem, schedule: Schedule) -> tuple[int, ...]:
-    """`(panels, k, tile_channels)`."""
-    return (ceil_div(problem.n, schedule.tile_channels), problem.k, schedule.tile_channels)
-
-
 def define_pack(problem: GemmProblem, schedule: Schedule, streams: int) -> tuple[Any, list[Any], list[Buffer]]:
     """`packed[lane, k, stream, panel]` from B; columns past the last one are zero."""
     import halide as hl
 
     from .funcs import dense, image
 
-    panels, _, nr = packed_shape(problem, schedule)
+    nr = schedule.tile_channels
     width = nr // streams
-    shape = (panels, streams, problem.k, width)
+    shape = (ceil_div(problem.n, nr), streams, problem.k, width)
     b = image("b", problem.b_shape)
     lane, k, stream, panel = (hl.Var(v) for v in ("lane", "k", "stream", "panel"))
     column = panel * nr + stream * width + lane
@@ -173,7 +168,6 @@ GEMM = Algorithm(
     schedules=lambda problem, machine: tiled_schedules("gemm", gemm_shape(problem), machine),  # type: ignore[arg-type]
     check=lambda problem, s, machine: check_tiled(gemm_shape(problem), s, machine),
     define=define_gemm,
-    packed_shape=packed_shape,
     macs_executed=lambda problem, s: tiled_macs(gemm_shape(problem), s),
     workspace_bytes=lambda problem, s, threads: tiled_workspace(gemm_shape(problem), s, threads),
     parameters=PARAMETERS,
@@ -188,7 +182,6 @@ POINTWISE = Algorithm(
     schedules=lambda problem, machine: tiled_schedules("pointwise", pointwise_shape(problem), machine),  # type: ignore[arg-type]
     check=lambda problem, s, machine: check_tiled(pointwise_shape(problem), s, machine),
     define=define_pointwise,
-    packed_shape=direct.packed_shape,
     macs_executed=lambda problem, s: tiled_macs(pointwise_shape(problem), s),
     workspace_bytes=lambda problem, s, threads: tiled_workspace(pointwise_shape(problem), s, threads),
     parameters=PARAMETERS,

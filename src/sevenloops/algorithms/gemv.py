@@ -158,7 +158,6 @@ GEMV = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=lambda problem, s: problem.b_shape,
     macs_executed=lambda problem, s: problem.macs,
     workspace_bytes=lambda problem, s, threads: 0,
     parameters=PARAMETERS,

@@ -152,7 +152,6 @@ IM2COL = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=direct.packed_shape,
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,

@@ -30,7 +30,6 @@ from .lowering import (
     check_names,
     check_stored,
     define_stored,
-    stored_packed_shape,
     tiled_part,
 )
 from .tiles import PARAMETERS as TILED
@@ -55,13 +54,6 @@ def lowered(problem: ConvProblem) -> Lowered:
     """Nothing is lowered: the image itself, and the whole kernel as positions."""
     g = Geometry.of(problem)
     return Lowered(g, (g.ic,), g.size, g.kernel, g.dilation, g.before)
-
-
-def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
-    """Stored: `(panels, ic, tile_channels)` of positions * oc columns; accumulated: as `direct`."""
-    if schedule.products == "stored":
-        return stored_packed_shape(lowered(problem), schedule)
-    return direct.packed_shape(problem, schedule)
 
 
 def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
@@ -162,7 +154,6 @@ KN2ROW = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=packed_shape,
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,

@@ -120,12 +120,6 @@ def check_stored(lowered: Lowered, stride: tuple[int, ...], schedule: Schedule, 
 # --------------------------------------------------------------------------------------------------- define
 
 
-def stored_packed_shape(lowered: Lowered, schedule: Schedule) -> tuple[int, ...]:
-    """`(panels of all groups, columns, tile_channels)` of `positions * oc` output columns."""
-    nr = schedule.tile_channels
-    return (lowered.g.groups * ceil_div(lowered.shape.oc, nr), math.prod(lowered.columns), nr)
-
-
 def define_stored_pack(lowered: Lowered, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
     """`packed[lane, column, panel]` from `w[kx, ky, kz, ic, oc]`; an output column is `position * oc + channel`."""
     import halide as hl

@@ -25,7 +25,7 @@ from ..schedule import Schedule
 from . import direct
 from .base import Algorithm, Buffer, Definition, Geometry, only_conv
 from .cost import phase_s
-from .lowering import Lowered, candidates, check_names, check_stored, define_stored, stored_packed_shape, tiled_part
+from .lowering import Lowered, candidates, check_names, check_stored, define_stored, tiled_part
 from .tiles import PARAMETERS as TILED
 from .tiles import ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_seconds, tiled_workspace
 
@@ -67,13 +67,6 @@ def lowered(problem: ConvProblem) -> Lowered:
     g = Geometry.of(problem)
     size, kernel = (*g.size[:2], g.out[2]), (*g.kernel[:2], 1)
     return Lowered(g, (g.ic, g.kernel[2]), size, kernel, (*g.dilation[:2], 1), (*g.before[:2], 0))
-
-
-def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
-    """Stored: `(panels, kw * ic, tile_channels)` of kernel rows * oc columns; summed: as `direct`."""
-    if schedule.products == "stored":
-        return stored_packed_shape(lowered(problem), schedule)
-    return direct.packed_shape(problem, schedule)
 
 
 def _columns(x: Any, g: Geometry, stored: bool, schedule: Schedule, machine: Machine) -> Any:
@@ -201,7 +194,6 @@ MEC = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=packed_shape,
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,

@@ -152,12 +152,6 @@ def cost(problem: Problem, schedule: Schedule, machine: Machine) -> float:
     return _macs(problem, schedule) * CYCLES_PER_MAC / clock_hz(machine)
 
 
-def _packed_shape(problem: Problem, schedule: Schedule) -> tuple[int, ...]:
-    if isinstance(problem, GemmProblem):
-        return problem.b_shape
-    return (*problem.w_shape[:2], *Geometry.of(problem).kernel)
-
-
 def _macs(problem: Problem, schedule: Schedule) -> int:
     """A transposed problem is gathered with a test at every tap of every output."""
     if isinstance(problem, ConvProblem) and problem.transposed:
@@ -174,7 +168,6 @@ NAIVE = Algorithm(
     schedules=schedules,
     check=check,
     define=define,
-    packed_shape=_packed_shape,
     macs_executed=_macs,
     workspace_bytes=lambda problem, s, threads: 0,
     cost=cost,

@@ -234,7 +234,6 @@ SHIFT = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=direct.packed_shape,
     macs_executed=macs_executed,
     workspace_bytes=lambda problem, s, threads: 0,
     parameters=PARAMETERS,

@@ -265,7 +265,6 @@ TRANSPOSED = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=check,
     define=define,
-    packed_shape=packed_shape,
     macs_executed=macs_executed,
     workspace_bytes=lambda problem, s, threads: tiled_workspace(product_shape(problem), s, threads),
     parameters=PARAMETERS,

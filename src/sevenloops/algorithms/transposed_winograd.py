@@ -144,7 +144,6 @@ TRANSPOSED_WINOGRAD = Algorithm(
     schedules=plan_schedules,  # type: ignore[arg-type]
     check=check_plan,
     define=define,
-    packed_shape=packed_shape,
     macs_executed=macs_executed,
     workspace_bytes=workspace_bytes,
     parameters=PARAMETERS,

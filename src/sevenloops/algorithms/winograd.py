@@ -139,7 +139,6 @@ WINOGRAD = Algorithm(
     schedules=winograd_schedules,  # type: ignore[arg-type]
     check=check_plan,
     define=define,
-    packed_shape=packed_shape,
     macs_executed=winograd_macs,
     workspace_bytes=winograd_workspace,
     parameters=PARAMETERS,

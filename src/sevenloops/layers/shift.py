@@ -190,7 +190,6 @@ SHIFT_LAYER = Algorithm(
     schedules=schedules,  # type: ignore[arg-type]
     check=lambda problem, schedule, machine: None,
     define=define,
-    packed_shape=lambda problem, schedule: (1,),
     macs_executed=lambda problem, schedule: 0,
     workspace_bytes=lambda problem, schedule, threads: 0,
 )

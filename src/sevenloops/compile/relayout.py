@@ -6,31 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import address, aligned_empty
-from ..errors import KernelError
+from ..arrays import aligned_empty
 from ..layers.transpose import TRANSPOSE, Transpose
-from ..machine import Machine
-from .runtime import LoadedKernel, load
-from .store import kernel_image
-from .workers import TIME_LIMIT_S
+from .layer import run_layer
 
 __all__ = ["channels_first", "channels_last"]
 
 Array = np.ndarray[Any, Any]
 #: NumPy's own strided copy is faster for so few elements, as nothing has to be looked up.
 SMALL = 4096
-_loaded: dict[tuple[Transpose, int], LoadedKernel] = {}
-
-
-def _transpose(x: Array, out: Array, batch: int, rows: int, cols: int, threads: int) -> None:
-    problem = Transpose(batch, rows, cols)
-    kernel = _loaded.get((problem, threads))
-    if kernel is None:
-        machine = Machine.host()
-        image = kernel_image(problem, TRANSPOSE.schedules(problem, machine)[0], machine, TIME_LIMIT_S)  # type: ignore[arg-type]
-        kernel = _loaded.setdefault((problem, threads), load(image, threads))
-    if kernel.run(address(x), address(out)):
-        raise KernelError(f"{problem} failed (out of memory?)")
 
 
 def channels_last(x: Array, threads: int) -> Array:
@@ -41,7 +25,7 @@ def channels_last(x: Array, threads: int) -> Array:
     if x.size <= SMALL or x.dtype != np.float32 or not (x.flags.c_contiguous and x.flags.aligned):
         return np.ascontiguousarray(view)
     out = aligned_empty(view.shape)
-    _transpose(x, out, x.shape[0], x.shape[1], x[0, 0].size, threads)
+    run_layer(TRANSPOSE, Transpose(x.shape[0], x.shape[1], x[0, 0].size), threads, x, out)
     return out
 
 
@@ -56,5 +40,5 @@ def channels_first(y: Array, threads: int, out: Array | None = None) -> Array:
     if small:
         out[...] = view
         return out
-    _transpose(y, out, y.shape[0], y[0, ..., 0].size, y.shape[-1], threads)
+    run_layer(TRANSPOSE, Transpose(y.shape[0], y[0, ..., 0].size, y.shape[-1]), threads, y, out)
     return out

@@ -12,6 +12,8 @@ __all__ = [
     "CompileError",
     "CompileTimeout",
     "DtypeError",
+    "FallbackWarning",
+    "GraphError",
     "KernelError",
     "ProblemError",
     "ScheduleError",
@@ -54,6 +56,14 @@ class CompileTimeout(CompileError):
 
 class KernelError(SevenLoopsError, RuntimeError):
     """A compiled kernel reported a failure while running (out of memory, mostly)."""
+
+
+class GraphError(SevenLoopsError, ValueError):
+    """A network that has no meaning, cannot be read, or was fed values that do not fit it."""
+
+
+class FallbackWarning(UserWarning):
+    """An operator of a network is not compiled; the `onnx` package's reference evaluator computes it, slowly."""
 
 
 class CacheWarning(UserWarning):

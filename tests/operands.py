@@ -52,7 +52,9 @@ class Operands:
             self.extra["residual"] = self._random("residual", y_shape)
         if isinstance(problem, GemmProblem) and problem.beta != 0:
             self.extra["c"] = self._random("c", y_shape)
-        self.out = self._place("out", np.full(y_shape, np.nan, problem.dtype))
+        pitch = max(getattr(problem, "out_pitch", 0), y_shape[-1])
+        self._around = self._place("out", np.full((*y_shape[:-1], pitch), np.nan, problem.dtype))
+        self.out = self._around[..., pitch - y_shape[-1] :]
 
     def expected(self) -> Array:
         """What the definition gives, in float64."""
@@ -71,7 +73,9 @@ class Operands:
         self.out[...] = np.nan
 
     def check_nothing_else_was_written(self) -> None:
-        """Assert that the guards are still NaN and the inputs what they were."""
+        """Assert that the guards are still NaN, the channels beside the output too, and the inputs what they were."""
+        beside = self._around[..., : self._around.shape[-1] - self.out.shape[-1]]
+        assert np.isnan(beside).all(), "something was written beside the output"
         for name, whole, original in self._guarded:
             assert np.isnan(whole[:GUARD]).all(), f"something was written before {name}"
             assert np.isnan(whole[-GUARD:]).all(), f"something was written behind {name}"

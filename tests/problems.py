@@ -55,6 +55,17 @@ LARGE_KERNELS = [
     "mb1 g17 ic17 ih47 iw50 oc17 kh13 kw11 sw2 ph6 pl7 act=relu",
 ]
 
+#: The output is a slice of the channels of a larger tensor.
+PITCHED = [
+    "mb2 ic5 ih6 iw9 oc7 kh3 kw3 ph1 pw1 yp20 bias act=relu",
+    "mb1 ic16 ih12 iw13 oc32 kh1 kw1 yp48 bias",
+    "mb2 g6 ic6 ih9 iw11 oc6 kh3 kw3 sh2 sw2 ph1 pw1 yp13 bias",
+    "mb1 g2 ic10 ih9 iw8 oc34 kh3 kw3 ph1 pw1 yp40",
+    "mb1 ic4 ih5 iw5 oc1 kh2 kw2 yp3",
+    "mb1 ic12 ih5 iw6 oc20 kh2 kw2 sh2 sw2 transposed yp36 bias",
+    "mb1 ic18 ih8 iw7 oc9 kh1 kw1 shift=3 yp11 bias",
+]
+
 GROUPS = [
     "mb1 g2 ic10 ih9 iw8 oc14 kh3 kw3 ph1 pw1 bias",
     "mb2 g3 ic9 ih7 iw7 oc51 kh3 kw3 sh2 sw2 ph1 pw1 act=relu",
@@ -158,6 +169,7 @@ CONV = [
     *STRIDE_DILATION,
     *REGULAR,
     *LARGE_KERNELS,
+    *PITCHED,
     *GROUPS,
     *DEPTHWISE,
     *POINTWISE,

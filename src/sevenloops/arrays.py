@@ -82,8 +82,11 @@ def as_array(name: str, value: Any) -> Array:
     return array
 
 
-def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    """Raise unless `array` is a dense, aligned NumPy array of exactly this shape and dtype."""
+def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: Any, pitch: int = 0) -> None:
+    """Raise unless `array` is an aligned NumPy array of exactly this shape and dtype, dense but for the `pitch`.
+
+    With a pitch, it is a slice of the last axis of a dense array that has so many elements there.
+    """
     if not isinstance(array, np.ndarray):
         raise ArrayError(f"{name} must be a NumPy array, got {type(array).__name__}")
     if array.dtype != dtype:
@@ -92,17 +95,30 @@ def check_array(name: str, array: Any, shape: tuple[int, ...], dtype: Any) -> No
     if array.shape != shape:
         raise ArrayError(f"{name} must have shape {shape}, got {array.shape}")
     flags = array.flags
-    if not flags.c_contiguous:
+    if pitch:
+        if not _is_slice(array, pitch):
+            raise ArrayError(f"{name} must be a slice of {shape[-1]} of {pitch} channels, got strides {array.strides}")
+    elif not flags.c_contiguous:
         raise ArrayError(f"{name} must be C-contiguous, got strides {array.strides}; use numpy.ascontiguousarray")
     if not flags.aligned:
         raise ArrayError(f"{name} is not aligned to its {array.itemsize}-byte elements; copy it")
 
 
-def check_output(out: Any, shape: tuple[int, ...], dtype: Any, inputs: dict[str, Array]) -> None:
+def _is_slice(array: Array, pitch: int) -> bool:
+    stride, wanted = pitch, [1]
+    for extent in reversed(array.shape[1:-1]):
+        wanted.append(stride)
+        stride *= extent
+    wanted.append(stride)
+    strides = zip(array.strides, reversed(wanted), array.shape)
+    return all(have == want * array.itemsize or extent == 1 for have, want, extent in strides)
+
+
+def check_output(out: Any, shape: tuple[int, ...], dtype: Any, inputs: dict[str, Array], pitch: int = 0) -> None:
     """Raise unless `out` can be written: as `check_array`, writable, and sharing no memory with an input."""
-    check_array("out", out, shape, dtype)
+    check_array("out", out, shape, dtype, pitch)
     if not out.flags.writeable:
         raise ArrayError("out is read-only")
     for name, array in inputs.items():
-        if np.may_share_memory(out, array):  # all are dense, so bounds that overlap are memory that overlaps
+        if np.may_share_memory(out, array):  # by their bounds, which for dense arrays is memory that overlaps
             raise ArrayError(f"out overlaps {name}; give memory of its own")

@@ -32,7 +32,7 @@ from .algorithms import cost as cost_module
 from .algorithms import tiles as tiles_module
 from .errors import ProblemError, Unsupported
 from .machine import Machine
-from .problem import Problem
+from .problem import ConvProblem, Problem
 from .records import Record, Result
 from .schedule import Schedule
 
@@ -128,6 +128,8 @@ def choose(problem: Problem, machine: Machine, *, accuracy: str = "fast", algori
     Raises `Unsupported` if no algorithm computes it, or not the one given; `ProblemError` for another accuracy.
     """
     check_accuracy(accuracy)
+    if isinstance(problem, ConvProblem) and not problem.transposed:  # transposed sees phases as channels only when dense
+        problem = problem.dense
     return _choose(problem, machine, accuracy, algorithm, records.generation, records.path())
 
 

@@ -99,5 +99,6 @@ def _conv_from_words(text: str, numbers: dict[str, int], flags: set[str], shared
         groups=numbers.pop("g", 1),
         transposed="transposed" in flags,
         output_padding=tuple(numbers.pop(f"o{a}", 0) for a in axes),
+        out_pitch=numbers.pop("yp", 0),
         **shared,
     )

@@ -10,6 +10,7 @@ Letters: `mb` batch, `g` groups, `ic oc` channels, `id ih iw` input sizes, `kd k
 `dd dh dw` dilation (1 is dense), `pd ph pw` padding on both sides or `pf/pk pt/pb pl/pr` for each side (front/back,
 top/bottom, left/right). What equals its default is left out. `shift=3` moves the channels of the input before a 1x1
 kernel, `shift=3x5:d2:modulo` with a kernel of 3 x 5, dilation 2 and the other convention (`sevenloops.shift`).
+`yp256` stores output pixels 256 channels apart.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ class ConvProblem:
 
         y[n, oc, o] = epilogue(sum over ic of x[n, ic, o*stride + offset(ic)] * w[oc, ic])
 
+    `out_pitch` is the distance of two output pixels in memory, in elements, where the output is a slice of the channels
+    of a larger tensor (a concatenation that nobody copies); 0 is dense.
+
     Raises `ProblemError` for a problem without meaning and `DtypeError` for a dtype other than float32 or float64.
     """
 
@@ -87,6 +91,7 @@ class ConvProblem:
     epilogue: Epilogue = field(default_factory=Epilogue)
     dtype: str = "float32"
     shift: Shift | None = None
+    out_pitch: int = 0
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -100,6 +105,10 @@ class ConvProblem:
             put(name, as_tuple(name, getattr(self, name), self.rank, minimum))
         put("padding", self._resolve_padding(self.padding))
         put("shift", None if self.shift is None else as_shift(self.shift, self.rank))
+        pitch = as_int("out_pitch", self.out_pitch, 0)
+        if 0 < pitch < self.out_channels:
+            raise ProblemError(f"out_pitch is 0 or at least out_channels={self.out_channels}, got {pitch}")
+        put("out_pitch", 0 if pitch == self.out_channels else pitch)
         _check_dtype(self.dtype)
         self._validate()
 
@@ -155,6 +164,7 @@ class ConvProblem:
             raise ProblemError(f"the output would have size {self.out_size}: the padding cuts everything away")
         for name, shape in (("input", self.x_shape), ("weight", self.w_shape), ("output", self.y_shape)):
             _check_bytes(name, shape, self.dtype)
+        _check_bytes("the tensor of the output", (*self.y_shape[:-1], max(self.out_pitch, self.out_channels)), self.dtype)
         whole = tuple(size + sum(pair) for size, pair in zip(self.in_size, self.padding))
         _check_bytes("padded input", (self.batch, *whole, self.in_channels), self.dtype)
 
@@ -228,6 +238,11 @@ class ConvProblem:
         """The same sizes with another epilogue."""
         return replace(self, epilogue=epilogue)
 
+    @property
+    def dense(self) -> ConvProblem:
+        """The same problem with a dense output."""
+        return replace(self, out_pitch=0) if self.out_pitch else self
+
     def __str__(self) -> str:
         axes = AXES[3 - self.rank :]
         parts = [f"mb{self.batch}"] + ([f"g{self.groups}"] if self.groups > 1 else [])
@@ -243,6 +258,7 @@ class ConvProblem:
         parts += ["transposed"] if self.transposed else []
         parts += [f"o{a}{v}" for a, v in zip(axes, self.output_padding) if v]
         parts += [self.shift.word()] if self.shift else []
+        parts += [f"yp{self.out_pitch}"] if self.out_pitch else []
         return " ".join(parts + self.epilogue.words() + ([] if self.dtype == "float32" else [self.dtype]))
 
 

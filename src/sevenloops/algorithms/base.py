@@ -17,10 +17,14 @@ __all__ = ["Algorithm", "Buffer", "Definition", "Geometry"]
 
 @dataclass(frozen=True)
 class Buffer:
-    """One argument of a compiled function: its name and its dense C-order shape (outermost axis first)."""
+    """One argument of a compiled function: its name and shape, outermost axis first.
+
+    `strides`, in elements, are given where it is not dense in C order.
+    """
 
     name: str
     shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,21 @@ class Geometry:
     def slices(self) -> int:
         """Images times output depths."""
         return self.batch * self.out[0]
+
+
+def strides_of(shape: tuple[int, ...], channels: int = 0, pitch: int = 0) -> tuple[int, ...]:
+    """Strides in elements of an array whose innermost axes make up `channels`, with `pitch` from pixel to pixel.
+
+    A pitch of 0 is dense.
+    """
+    strides, stride, inner, inside = [], 1, 1, bool(pitch)
+    for extent in reversed(shape):
+        strides.append(stride)
+        inner *= extent
+        stride *= extent
+        if inside and inner == channels:
+            stride, inside = pitch, False
+    return tuple(reversed(strides))
 
 
 def only_conv(problem: Problem) -> str | None:

@@ -92,7 +92,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     """Taps under the sum, channels innermost."""
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image
 
     g, oc, nr = Geometry.of(problem), problem.out_channels, schedule.tile_channels
     x_shape, y_shape = (g.batch, *g.size, g.groups), (g.batch, *g.out, oc)
@@ -114,10 +114,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     bias = named["bias"][channel] if "bias" in named else None
     out[c, ox, oy, oz, n] = apply_epilogue(problem.epilogue, hl.Expr(sums[c, ox, oy, oz, n]), bias, residual)
     _schedule(g, oc, schedule, machine, (c, ox, oy, oz, n), sums, out, taps, source if schedule.stage else None)
-    dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(problem, schedule))]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(out, [x, packed, *extra], buffers, *define_pack(problem, schedule))
+    operands = [(x, Buffer("x", x_shape)), (packed, Buffer("packed", packed_shape(problem, schedule)))]
+    return definition(problem, out, y_shape, operands, (extra, specs), define_pack(problem, schedule))
 
 
 def _source(x: Any, g: Geometry, oc: int, nr: int, stage: bool) -> Any:

@@ -93,7 +93,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine, *, by_pos
     """
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image, padded_input, padded_rows
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image, padded_input, padded_rows
     from .tiled import Extents, channel_bias, clamped_channel, tiled_product
 
     g = Geometry.of(problem)
@@ -139,10 +139,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine, *, by_pos
     if g.padded:
         source.compute_at(product.output, product.task)
         source.vectorize(source.args()[0], machine.lanes, hl.TailStrategy.RoundUp if rows else hl.TailStrategy.GuardWithIf)
-    dense(product.output.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", p_shape)]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(product.output, [x, packed, *extra], buffers, *define_pack(problem, schedule, streams))
+    operands = [(x, Buffer("x", x_shape)), (packed, Buffer("packed", p_shape))]
+    return definition(problem, product.output, y_shape, operands, (extra, specs), define_pack(problem, schedule, streams))
 
 
 # ------------------------------------------------------------------------------------------------ schedules

@@ -14,7 +14,7 @@ from .base import Buffer, Definition, Geometry, ceil_div
 from .dft import Complex, times
 from .fft_passes import Forward, Inverse, table
 from .fft_plan import Plan
-from .funcs import apply_epilogue, dense, epilogue_inputs, image
+from .funcs import apply_epilogue, definition, dense, epilogue_inputs, image
 
 __all__ = ["define"]
 
@@ -138,11 +138,9 @@ def define(problem: ConvProblem, plan: Plan, schedule: Schedule, machine: Machin
     value = hl.Expr(inverse.result[c, at[0], at[1], gr, p])
     out[c, gr, ox, oy, n] = apply_epilogue(problem.epilogue, value, bias, residual)
     _schedule(plan, schedule, lanes, y_shape, out, forward, product, inverse)
-    dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(plan, nr))]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
     pack = define_pack(problem, plan, nr, schedule.parallel)
-    return Definition(out, [x, packed, *extra], buffers, *pack)
+    operands = [(x, Buffer("x", x_shape)), (packed, Buffer("packed", packed_shape(plan, nr)))]
+    return definition(problem, out, y_shape, operands, (extra, specs), pack)
 
 
 def _schedule(

@@ -8,10 +8,11 @@ from typing import Any
 import halide as hl
 
 from ..epilogue import Epilogue
+from ..problem import ConvProblem, Problem
 from ..shift import Shift
-from .base import Geometry
+from .base import Buffer, Definition, Geometry, strides_of
 
-__all__ = ["apply_epilogue", "dense", "epilogue_inputs", "image", "moved_by", "padded_input", "padded_rows"]
+__all__ = ["apply_epilogue", "definition", "dense", "epilogue_inputs", "image", "moved_by", "padded_input", "padded_rows"]
 
 HL_TYPES = {"float32": (hl.Float, 32), "float64": (hl.Float, 64)}
 
@@ -24,12 +25,35 @@ def hl_type(dtype: str) -> Any:
 
 def dense(buffer: Any, shape: tuple[int, ...]) -> None:
     """Promise that a buffer (an ImageParam or an output) is dense, with `shape` given outermost axis first."""
-    stride = 1
-    for axis, extent in enumerate(reversed(shape)):
+    _promise(buffer, shape, strides_of(shape))
+
+
+def _promise(buffer: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    for axis, (extent, stride) in enumerate(zip(reversed(shape), reversed(strides))):
         dim = buffer.dim(axis)
         dim.set_bounds(0, extent)
         dim.set_stride(stride)
-        stride *= extent
+
+
+def definition(
+    problem: Problem,
+    output: Any,
+    y_shape: tuple[int, ...],
+    operands: list[tuple[Any, Buffer]],
+    extra: tuple[list[Any], list[tuple[str, tuple[int, ...]]]],
+    pack: tuple[Any, list[Any], list[Buffer]],
+) -> Definition:
+    """What `Algorithm.define` returns: operands and the `epilogue_inputs` in calling order, then the output of `y_shape`.
+
+    The output lies as the problem says (`ConvProblem.out_pitch`).
+    """
+    pitch = problem.out_pitch if isinstance(problem, ConvProblem) else 0
+    strides = strides_of(y_shape, problem.y_shape[-1], pitch)
+    _promise(output.output_buffer(), y_shape, strides)
+    params, specs = extra
+    buffers = [buffer for _, buffer in operands] + [Buffer(name, shape) for name, shape in specs]
+    buffers.append(Buffer("y", y_shape, strides if pitch else None))
+    return Definition(output, [param for param, _ in operands] + params, buffers, *pack)
 
 
 def image(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Any:

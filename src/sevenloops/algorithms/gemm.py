@@ -91,7 +91,7 @@ def define_gemm(problem: GemmProblem, schedule: Schedule, machine: Machine) -> D
     """The product as a tiled product whose pixels are the rows of A."""
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image
     from .tiled import Extents, channel_bias, clamped_channel, tiled_product
 
     nr, y_shape = schedule.tile_channels, (1, 1, problem.m, 1, problem.n)
@@ -119,10 +119,8 @@ def define_gemm(problem: GemmProblem, schedule: Schedule, machine: Machine) -> D
         return apply_epilogue(problem.epilogue, v, bias(c, 0) if bias else None, residual)
 
     product = tiled_product(schedule, machine.lanes, e, term, finish)
-    dense(product.output.output_buffer(), y_shape)
-    buffers = [Buffer("a", problem.a_shape), Buffer("packed", p_shape)]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(product.output, [a, packed, *extra], buffers, *define_pack(problem, schedule, streams))
+    operands = [(a, Buffer("a", problem.a_shape)), (packed, Buffer("packed", p_shape))]
+    return definition(problem, product.output, y_shape, operands, (extra, specs), define_pack(problem, schedule, streams))
 
 
 def define_pointwise(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
@@ -150,6 +148,7 @@ def flattened(problem: ConvProblem) -> ConvProblem:
         kernel=(1,),
         groups=problem.groups,
         epilogue=problem.epilogue,
+        out_pitch=problem.out_pitch,
     )
 
 

@@ -49,7 +49,7 @@ def define(problem: GemmProblem, schedule: Schedule, machine: Machine) -> Defini
     """Partial sums by lane, a tail of k, and their sum."""
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image
 
     a, b = image("a", problem.a_shape), image("b", problem.b_shape)
     extra, specs = epilogue_inputs(problem, problem.n, problem.y_shape)
@@ -94,10 +94,8 @@ def define(problem: GemmProblem, schedule: Schedule, machine: Machine) -> Defini
     if steps:
         hot = partial.update(0).reorder(lane, n, m, k[0]).vectorize(lane, machine.lanes).unroll(lane)
         hot.unroll(n).unroll(m)
-    dense(out.output_buffer(), problem.y_shape)
-    buffers = [Buffer("a", problem.a_shape), Buffer("b", problem.b_shape), *(Buffer(*spec) for spec in specs)]
-    buffers.append(Buffer("y", problem.y_shape))
-    return Definition(out, [a, b, *extra], buffers, *_raw_pack(problem.b_shape, problem.dtype))
+    operands = [(a, Buffer("a", problem.a_shape)), (b, Buffer("b", problem.b_shape))]
+    return definition(problem, out, problem.y_shape, operands, (extra, specs), _raw_pack(problem.b_shape, problem.dtype))
 
 
 # ------------------------------------------------------------------------------------------------ schedules

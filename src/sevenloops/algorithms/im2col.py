@@ -55,7 +55,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     """Columns at the root, then a tiled product over them."""
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image, padded_input
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image, padded_input
     from .tiled import Extents, channel_bias, clamped_channel, tiled_product
 
     g, nr = Geometry.of(problem), schedule.tile_channels
@@ -93,10 +93,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
         col.bound_extent(var, extent)
     if schedule.parallel:
         col.parallel(p, max(1, pixels // (4 * machine.cores)))
-    dense(product.output.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", direct.packed_shape(problem, schedule))]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(product.output, [x, packed, *extra], buffers, *direct.define_pack(problem, schedule))
+    operands = [(x, Buffer("x", x_shape)), (packed, Buffer("packed", direct.packed_shape(problem, schedule)))]
+    return definition(problem, product.output, y_shape, operands, (extra, specs), direct.define_pack(problem, schedule))
 
 
 # ------------------------------------------------------------------------------------------------ schedules

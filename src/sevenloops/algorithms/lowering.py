@@ -155,7 +155,7 @@ def define_stored(
     """One product for all positions, stored, then lifted; `value(r, g, ix, iy, iz, n)` is the lowered image."""
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image
     from .tiled import Extents, tiled_product
 
     g, nr, shape = lowered.g, schedule.tile_channels, lowered.shape
@@ -191,10 +191,8 @@ def define_stored(
     out[c, gr, ox, oy, oz, n] = apply_epilogue(problem.epilogue, hl.Expr(lifted[c, gr, ox, oy, oz, n]), bias, residual)
     product.compute_root()
     _schedule_lift(g, schedule, machine, (c, gr, ox, oy, oz, n), lifted, out, k)
-    dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x[1]), Buffer("packed", packed_shape)]
-    buffers += [Buffer(name, extent) for name, extent in specs] + [Buffer("y", y_shape)]
-    return Definition(out, [x[0], packed, *extra], buffers, *define_stored_pack(lowered, schedule))
+    operands = [(x[0], Buffer("x", x[1])), (packed, Buffer("packed", packed_shape))]
+    return definition(problem, out, y_shape, operands, (extra, specs), define_stored_pack(lowered, schedule))
 
 
 def _schedule_lift(g: Geometry, s: Schedule, machine: Machine, dims: Any, lifted: Any, out: Any, k: Any) -> None:

@@ -108,7 +108,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
 
 
 def _define_summed(problem: ConvProblem, schedule: Schedule, machine: Machine, value: Any, x: Any) -> Definition:
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image
     from .tiled import Extents, channel_bias, clamped_channel, tiled_product
 
     g, nr = Geometry.of(problem), schedule.tile_channels
@@ -131,10 +131,8 @@ def _define_summed(problem: ConvProblem, schedule: Schedule, machine: Machine, v
         return apply_epilogue(problem.epilogue, v, bias(c, gr) if bias else None, residual)
 
     product = tiled_product(tiled_part(schedule, 1), machine.lanes, e, term, finish)
-    dense(product.output.output_buffer(), y_shape)
-    buffers = [Buffer("x", x[1]), Buffer("packed", direct.packed_shape(problem, schedule))]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(product.output, [x[0], packed, *extra], buffers, *direct.define_pack(problem, schedule))
+    operands = [(x[0], Buffer("x", x[1])), (packed, Buffer("packed", direct.packed_shape(problem, schedule)))]
+    return definition(problem, product.output, y_shape, operands, (extra, specs), direct.define_pack(problem, schedule))
 
 
 # ------------------------------------------------------------------------------------------------ schedules

@@ -59,7 +59,7 @@ def define(problem: Problem, schedule: Schedule, machine: Machine) -> Definition
 def _define_gemm(problem: GemmProblem) -> Definition:
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, hl_type, image
+    from .funcs import apply_epilogue, definition, epilogue_inputs, hl_type, image
 
     a, b = image("a", problem.a_shape, problem.dtype), image("b", problem.b_shape, problem.dtype)
     extra, specs = epilogue_inputs(problem, problem.n, problem.y_shape)
@@ -79,16 +79,14 @@ def _define_gemm(problem: GemmProblem) -> Definition:
     out[n, m] = apply_epilogue(problem.epilogue, v, bias, named["residual"][n, m] if "residual" in named else None)
     out.bound(n, 0, problem.n).bound(m, 0, problem.m)
     sums.compute_at(out, n)
-    dense(out.output_buffer(), problem.y_shape)
-    buffers = [Buffer("a", problem.a_shape), Buffer("b", problem.b_shape), *(Buffer(*spec) for spec in specs)]
-    buffers.append(Buffer("y", problem.y_shape))
-    return Definition(out, [a, b, *extra], buffers, *_raw_pack(problem.b_shape, problem.dtype))
+    operands = [(a, Buffer("a", problem.a_shape)), (b, Buffer("b", problem.b_shape))]
+    return definition(problem, out, problem.y_shape, operands, (extra, specs), _raw_pack(problem.b_shape, problem.dtype))
 
 
 def _define_conv(problem: ConvProblem) -> Definition:
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, hl_type, image, moved_by
+    from .funcs import apply_epilogue, definition, epilogue_inputs, hl_type, image, moved_by
 
     g = Geometry.of(problem)
     x_shape = (g.batch, *g.size, g.groups * g.ic)
@@ -129,9 +127,8 @@ def _define_conv(problem: ConvProblem) -> Definition:
     for var, extent in zip((c, ox, oy, oz, n), reversed(y_shape)):
         out.bound(var, 0, extent)
     sums.compute_at(out, c)
-    dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("w", w_shape), *(Buffer(*spec) for spec in specs), Buffer("y", y_shape)]
-    return Definition(out, [x, w, *extra], buffers, *_raw_pack(w_shape, problem.dtype))
+    operands = [(x, Buffer("x", x_shape)), (w, Buffer("w", w_shape))]
+    return definition(problem, out, y_shape, operands, (extra, specs), _raw_pack(w_shape, problem.dtype))
 
 
 # ------------------------------------------------------------------------------------------------ schedules

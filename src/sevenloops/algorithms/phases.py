@@ -140,7 +140,7 @@ class Phased:
         g = Geometry.of(problem)
         z, y, x = (Axis(*axis) for axis in zip(g.size, g.out, g.kernel, g.stride, g.dilation, g.before))
         batch, merged = g.batch, 1
-        if x.one_to_one and g.groups == 1:
+        if x.one_to_one and g.groups == 1 and not problem.out_pitch:
             merged = x.stride
             x = Axis(x.size, x.size, 1, 1, 1, 0)
         if y.one_to_one and z.size == z.out == z.kernel == 1:

@@ -92,7 +92,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     """Tiles of pixels that see the same channels, each a short product of its own."""
     import halide as hl
 
-    from .funcs import apply_epilogue, dense, epilogue_inputs, image
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image
 
     g, nr, mr = Geometry.of(problem), schedule.tile_channels, schedule.tile_pixels
     p = plan(problem, mr, schedule.task_pixels)
@@ -157,10 +157,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     for index, taps in enumerate(hot):
         sums.update(index).reorder(c, q, *taps).vectorize(c, machine.lanes).unroll(c).unroll(q)
     sums.update(0).unroll(hot[0][0])
-    dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape)]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(out, [x, packed, *extra], buffers, *direct.define_pack(problem, schedule))
+    operands = [(x, Buffer("x", x_shape)), (packed, Buffer("packed", packed_shape))]
+    return definition(problem, out, y_shape, operands, (extra, specs), direct.define_pack(problem, schedule))
 
 
 # ------------------------------------------------------------------------------------------------ schedules

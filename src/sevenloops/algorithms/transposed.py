@@ -79,7 +79,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     """The product of every phase; its pixels are stored one by one, `stride` apart."""
     import halide as hl
 
-    from .funcs import dense, epilogue_inputs, image, padded_input
+    from .funcs import definition, epilogue_inputs, image, padded_input
 
     f = Phased.of(problem)
     az, ay, ax = f.axes
@@ -96,10 +96,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     task = _schedule(schedule, machine.lanes, f, c, inner, sums, out, loops, r)
     if f.pads:
         source.compute_at(out, task).vectorize(source.args()[0], machine.lanes, hl.TailStrategy.GuardWithIf)
-    dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(problem, schedule))]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(out, [x, packed, *extra], buffers, *define_pack(problem, schedule))
+    operands = [(x, Buffer("x", x_shape)), (packed, Buffer("packed", packed_shape(problem, schedule)))]
+    return definition(problem, out, y_shape, operands, (extra, specs), define_pack(problem, schedule))
 
 
 def define_sums(f: Phased, s: Schedule, source: Any, packed: Any) -> tuple[Any, list[Any], Any]:

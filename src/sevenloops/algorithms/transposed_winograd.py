@@ -120,7 +120,7 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
 
 def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
     """Input transform, products, output transform and epilogue, phase by phase."""
-    from .funcs import dense, epilogue_inputs, image
+    from .funcs import definition, epilogue_inputs, image
     from .transposed_funcs import pipeline
 
     plan = Plan.of(problem, schedule)
@@ -129,10 +129,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     x, packed = image("x", x_shape), image("packed", packed_shape(problem, schedule))
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     out = pipeline(problem, plan, schedule, machine, x, packed, dict(zip((name for name, _ in specs), extra)))
-    dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", packed_shape(problem, schedule))]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(out, [x, packed, *extra], buffers, *define_pack(problem, schedule))
+    operands = [(x, Buffer("x", x_shape)), (packed, Buffer("packed", packed_shape(problem, schedule)))]
+    return definition(problem, out, y_shape, operands, (extra, specs), define_pack(problem, schedule))
 
 
 # ------------------------------------------------------------------------------------------------- the row

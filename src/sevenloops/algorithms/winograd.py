@@ -113,7 +113,7 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
 
 def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
     """Input transform, products, output transform and epilogue."""
-    from .funcs import dense, epilogue_inputs, image
+    from .funcs import definition, epilogue_inputs, image
     from .winograd_funcs import winograd_pipeline
 
     plan = Plan.of(problem, schedule)
@@ -124,10 +124,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     x, packed = image("x", x_shape), image("packed", p_shape)
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     out = winograd_pipeline(problem, plan, schedule, machine, x, packed, dict(zip((name for name, _ in specs), extra)))
-    dense(out.output_buffer(), y_shape)
-    buffers = [Buffer("x", x_shape), Buffer("packed", p_shape)]
-    buffers += [Buffer(name, shape) for name, shape in specs] + [Buffer("y", y_shape)]
-    return Definition(out, [x, packed, *extra], buffers, *define_pack(problem, schedule))
+    operands = [(x, Buffer("x", x_shape)), (packed, Buffer("packed", p_shape))]
+    return definition(problem, out, y_shape, operands, (extra, specs), define_pack(problem, schedule))
 
 
 # ------------------------------------------------------------------------------------------------- the row

@@ -3,7 +3,8 @@
 Three objects make a kernel: the pipeline, the pipeline that packs its weights (both from Halide), and one from LLVM IR
 with its parallel loop and two trampolines, `name_run(ptr, ptr, ...)` and `name_pack(w, packed)`, which take bare
 addresses and lay out the `halide_buffer_t` structs on their own stack. So a call from Python passes a few integers,
-allocates nothing, and any number of threads may be inside the same kernel.
+allocates nothing, and any number of threads may be inside the same kernel. `name_run_list` and `name_pack_list` take the
+same addresses as one array: what the steps of a plan are made of (see `steps`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..algorithms.base import Buffer, Definition
+from ..algorithms.base import Buffer, Definition, strides_of
 from ..errors import CompileError
 from ..machine import Machine
 from ..problem import Problem
@@ -23,6 +24,7 @@ from ..schedule import Schedule
 from .halide_pool import halide_par_for_ir
 from .pool import POOL_IR, par_for_ir, runs_on
 from .scratch import SCRATCH_IR
+from .steps import steps_ir
 
 __all__ = ["KernelImage", "build_image", "build_runtime", "lowered_text"]
 
@@ -45,8 +47,8 @@ class KernelImage:
         return json.dumps(
             {
                 "name": self.name,
-                "buffers": [[b.name, b.shape] for b in self.buffers],
-                "pack_buffers": [[b.name, b.shape] for b in self.pack_buffers],
+                "buffers": [[b.name, b.shape, b.strides] for b in self.buffers],
+                "pack_buffers": [[b.name, b.shape, b.strides] for b in self.pack_buffers],
                 "sizes": [len(o) for o in self.objects],
             }
         )
@@ -61,8 +63,11 @@ class KernelImage:
         for size in meta["sizes"]:
             objects.append(body[at : at + size])
             at += size
-        unpack = lambda rows: [Buffer(name, tuple(shape)) for name, shape in rows]  # noqa: E731
-        return cls(meta["name"], unpack(meta["buffers"]), unpack(meta["pack_buffers"]), objects)
+        return cls(meta["name"], _buffers(meta["buffers"]), _buffers(meta["pack_buffers"]), objects)
+
+
+def _buffers(rows: list[Any]) -> list[Buffer]:
+    return [Buffer(name, tuple(shape), None if strides is None else tuple(strides)) for name, shape, strides in rows]
 
 
 def _target(machine: Machine, *, runtime: bool, asserts: bool = False) -> Any:
@@ -126,7 +131,7 @@ def build_runtime(machine: Machine) -> list[bytes]:
     with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
         path = os.path.join(folder, "runtime.o")
         hl.compile_standalone_runtime(path, _target(machine, runtime=True))
-        support = QUIET_IR + (POOL_IR + SCRATCH_IR if runs_on(machine.os) else "")
+        support = QUIET_IR + steps_ir(machine.os) + (POOL_IR + SCRATCH_IR if runs_on(machine.os) else "")
         return [Path(path).read_bytes(), _assemble(support, machine)]
 
 
@@ -178,10 +183,8 @@ def _trampoline(callee: str, name: str, buffers: list[Buffer], bits: int) -> lis
     lines = [f"declare i32 @{callee}({', '.join(['ptr'] * count)})"]
     body = []
     for i, buffer in enumerate(buffers):
-        rank, stride, dims = len(buffer.shape), 1, []
-        for extent in reversed(buffer.shape):
-            dims.append(f"%dim {{ i32 0, i32 {extent}, i32 {stride}, i32 0 }}")
-            stride *= extent
+        rank, strides = len(buffer.shape), buffer.strides or strides_of(buffer.shape)
+        dims = [f"%dim {{ i32 0, i32 {n}, i32 {s}, i32 0 }}" for n, s in zip(reversed(buffer.shape), reversed(strides))]
         lines.append(f"@{name}.dims{i} = private constant [{rank} x %dim] [{', '.join(dims)}]")
         fixed = f"i64 0, i8 2, i8 {bits}, i16 1, i32 {rank}, ptr @{name}.dims{i}, ptr null".split(", ")
         body.append(f"  %b{i} = alloca %buf")
@@ -192,4 +195,8 @@ def _trampoline(callee: str, name: str, buffers: list[Buffer], bits: int) -> lis
     args = ", ".join(f"ptr %p{i}" for i in range(count))
     passed = ", ".join(f"ptr %b{i}" for i in range(count))
     lines.append(f"define i32 @{name}({args}) {{")
-    return [*lines, *body, f"  %r = call i32 @{callee}({passed})", "  ret i32 %r", "}"]
+    lines += [*body, f"  %r = call i32 @{callee}({passed})", "  ret i32 %r", "}"]
+    lines.append(f"define i32 @{name}_list(ptr %list) {{")
+    for i in range(count):
+        lines += [f"  %q{i} = getelementptr ptr, ptr %list, i32 {i}", f"  %p{i} = load ptr, ptr %q{i}"]
+    return [*lines, f"  %r = call i32 @{name}({args})", "  ret i32 %r", "}"]

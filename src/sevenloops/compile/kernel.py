@@ -84,6 +84,7 @@ class Kernel:
         self._bias_shape = (problem.n,) if isinstance(problem, GemmProblem) else (problem.out_channels,)
         self._names = ("a", "b") if is_gemm else ("x", "weights")
         self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype)
+        self._pitch = problem.out_pitch if isinstance(problem, ConvProblem) else 0
         self._has_c = isinstance(problem, GemmProblem) and problem.beta != 0
 
     @property
@@ -148,10 +149,10 @@ class Kernel:
                 check_array(name, value, shape, dtype)
                 arrays.append(value)
                 names.append(name)
-        if out is None:
+        if out is None and not self._pitch:
             out = aligned_empty(y_shape, dtype)
         else:
-            check_output(out, y_shape, dtype, dict(zip(names, arrays)))
+            check_output(out, y_shape, dtype, dict(zip(names, arrays)), self._pitch)
         arrays.append(out)
         return arrays
 
@@ -161,7 +162,8 @@ class Kernel:
         """Compute the problem.
 
         `x` is `(batch, *in_size, in_channels)` (a matrix product: A), `bias` `(out_channels,)`, `residual`, `c` and `out`
-        have the output's shape; all are dense arrays of the problem's dtype. Returns `out`.
+        have the output's shape; all are dense arrays of the problem's dtype, but for the `out` of a problem with an
+        `out_pitch`, which must be given: a slice of the channels of a tensor of so many. Returns `out`.
         Raises `ArrayError`, `DtypeError`, `KernelError`.
         """
         arrays = self._arrays(x, packed, bias, residual, c, out)

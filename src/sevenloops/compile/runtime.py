@@ -15,8 +15,9 @@ from typing import Any
 from ..machine import Machine
 from .build import KernelImage
 from .pool import PoolThreads, runs_on
+from .steps import StepList
 
-__all__ = ["LoadedKernel", "load"]
+__all__ = ["LoadedKernel", "load", "step_list"]
 
 #: Symbols of the runtime that kernels may need.
 _EXPORTS = ("halide_default_do_par_for", "halide_malloc", "halide_free", "halide_error", "halide_error_out_of_memory")
@@ -24,10 +25,15 @@ _EXPORTS = ("halide_default_do_par_for", "halide_malloc", "halide_free", "halide
 
 @dataclass(frozen=True)
 class LoadedKernel:
-    """Two native functions, taking addresses and returning 0 or an error code; `keep` holds the code alive."""
+    """Two native functions, taking addresses and returning 0 or an error code; `keep` holds the code alive.
+
+    `run_list` and `pack_list` are the addresses of the same for the steps of a plan (see `steps`).
+    """
 
     run: Any
     pack: Any
+    run_list: int
+    pack_list: int
     keep: Any
 
 
@@ -86,4 +92,13 @@ def load(image: KernelImage, threads: int) -> LoadedKernel:
         for name, count in ((f"{image.name}_run", len(image.buffers)), (f"{image.name}_pack", len(image.pack_buffers))):
             prototype = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * count)
             functions.append(prototype(engine.get_function_address(name)))
-    return LoadedKernel(functions[0], functions[1], engine)
+        lists = [engine.get_function_address(f"{image.name}_{what}_list") for what in ("run", "pack")]
+    return LoadedKernel(functions[0], functions[1], lists[0], lists[1], engine)
+
+
+def step_list(calls: list[tuple[int, list[int]]]) -> StepList:
+    """Functions of loaded kernels (`run_list`, `pack_list`) with the addresses of their arguments, to be run in order."""
+    with _LOCK:
+        function = _runtime().engine.get_function_address("sevenloops_steps")
+    run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)(function)
+    return StepList(run, calls)

@@ -12,7 +12,7 @@ from ..problem import ConvProblem, Problem
 from ..shift import Shift
 from .base import Buffer, Definition, Geometry, strides_of
 
-__all__ = ["apply_epilogue", "definition", "dense", "epilogue_inputs", "image", "moved_by", "padded_input", "padded_rows"]
+__all__ = ["apply_epilogue", "definition", "dense", "epilogue_inputs", "image", "moved_by", "padded_input", "padded_rows", "strided"]
 
 HL_TYPES = {"float32": (hl.Float, 32), "float64": (hl.Float, 64)}
 
@@ -25,10 +25,11 @@ def hl_type(dtype: str) -> Any:
 
 def dense(buffer: Any, shape: tuple[int, ...]) -> None:
     """Promise that a buffer (an ImageParam or an output) is dense, with `shape` given outermost axis first."""
-    _promise(buffer, shape, strides_of(shape))
+    strided(buffer, shape, strides_of(shape))
 
 
-def _promise(buffer: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+def strided(buffer: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    """Promise where the elements of a buffer lie; `shape` and `strides` (in elements) are given outermost axis first."""
     for axis, (extent, stride) in enumerate(zip(reversed(shape), reversed(strides))):
         dim = buffer.dim(axis)
         dim.set_bounds(0, extent)
@@ -49,7 +50,7 @@ def definition(
     """
     pitch = problem.out_pitch if isinstance(problem, ConvProblem) else 0
     strides = strides_of(y_shape, problem.y_shape[-1], pitch)
-    _promise(output.output_buffer(), y_shape, strides)
+    strided(output.output_buffer(), y_shape, strides)
     params, specs = extra
     buffers = [buffer for _, buffer in operands] + [Buffer(name, shape) for name, shape in specs]
     buffers.append(Buffer("y", y_shape, strides if pitch else None))

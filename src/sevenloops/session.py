@@ -1,0 +1,211 @@
+"""`InferenceSession`: a network from an ONNX file or a Graph, compiled for the sizes it is fed, run on arrays."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from . import records
+from .arrays import as_array
+from .choice import check_accuracy
+from .compile import Packed, resolve_threads
+from .errors import DtypeError, FallbackWarning, GraphError
+from .graph.ir import Graph, Node, Value
+from .graph.lower import lower
+from .graph.lowering import PythonStep
+from .graph.passes import optimise
+from .graph.plan import Plan, StepTime, compile_plan
+from .graph.shapes import infer
+
+__all__ = ["InferenceSession", "NodeArg"]
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[str, int, int], None]
+Model = str | PathLike[str] | bytes | Graph
+#: Plans for different sizes that a session keeps; the one unused longest goes.
+MAX_PLANS = 32
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output of a network; a dimension may be a name (any size). `shape` is None where the rank is unknown."""
+
+    name: str
+    shape: tuple[int | str, ...] | None
+    dtype: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A plan, and the session's graph behind it where sizes depend on values (see `Lowered`)."""
+
+    plan: Plan
+    dynamic: Node | None
+    tail: Graph | None
+
+
+class InferenceSession:
+    """A network ready to run. Thread-safe: runs of one session take turns, each on all of its threads.
+
+    Args:
+        model: path or bytes of an ONNX model, or a `Graph`.
+        threads: at most this many; by default every core this process may use. Results do not depend on it.
+        accuracy: `"fast"` or `"strict"`, as in `sevenloops.compile`.
+        shapes: sizes of inputs by name, to compile for them at once; inputs whose size is fixed need none. Other sizes
+            are compiled when they first come (a plan per size, the last 32 kept).
+        passes: False leaves the graph as it is: slower, to see what the passes do.
+        progress: is told `(label, done, total)` as kernels are compiled.
+
+    Operators without a kernel are computed by the `onnx` package's reference evaluator: a `FallbackWarning` names them.
+    Raises `GraphError` for a model that cannot be read or has no meaning; `CompileError`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        threads: int | None = None,
+        accuracy: str = "fast",
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        passes: bool = True,
+        progress: Progress = lambda label, done, total: None,
+    ) -> None:
+        check_accuracy(accuracy)
+        self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
+        self.graph = _graph(model)
+        self._packed: dict[tuple[Any, ...], Packed] = {}
+        self._parts: OrderedDict[Any, _Part] = OrderedDict()
+        self._lock = threading.RLock()
+        self._warned: set[str] = set()
+        self._arena: Array | None = None
+        self._inputs = {value.name: value for value in self.graph.inputs}
+        if shapes is not None or all(value.known for value in self.graph.inputs):
+            self.plan(shapes)
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The inputs that `run` is fed."""
+        return [_arg(value) for value in self.graph.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The outputs that `run` returns, as far as their types are known before the sizes are."""
+        return [_arg(self.graph.type_of(name)) for name in self.graph.outputs]
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
+        """Compute outputs (all for None) from inputs by name, as ONNX Runtime's `run` does.
+
+        Arrays are NCHW where the model's are; float32 (or what the model says), of any strides; anything with
+        `__array_interface__` or `__dlpack__` will do. The results are the caller's own.
+        Raises `GraphError` (names, ranks, sizes), `DtypeError`, `KernelError`, and for a new size `CompileError`.
+        """
+        names = list(self.graph.outputs) if output_names is None else list(output_names)
+        unknown = [name for name in names if name not in self.graph.outputs]
+        if unknown:
+            raise GraphError(f"there is no output {unknown[0]!r}; the outputs are {', '.join(self.graph.outputs)}")
+        arrays = self._checked(feeds)
+        with self._lock:
+            results = self._run(self.graph, arrays)
+        return [results[name] for name in names]
+
+    def plan(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Plan:
+        """The plan for sizes of inputs by name; compiled if it is new. Print it to see the steps.
+
+        Where sizes depend on values it ends before the first such operator. Raises `GraphError`, `CompileError`.
+        """
+        with self._lock:
+            return self._part(self.graph, {name: tuple(shape) for name, shape in (shapes or {}).items()}).plan
+
+    def profile(self, feeds: Mapping[str, Any]) -> list[StepTime]:
+        """One run with the time of every step of the plan (not of what lies behind sizes that depend on values)."""
+        arrays = self._checked(feeds)
+        with self._lock:
+            part = self._part(self.graph, {name: array.shape for name, array in arrays.items()})
+            return part.plan.profile(arrays)[0]
+
+    # ----------------------------------------------------------------------------------------------- inside
+
+    def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        unknown = [name for name in feeds if name not in self._inputs]
+        missing = [name for name in self._inputs if name not in feeds]
+        if unknown or missing:
+            what = f"there is no input {unknown[0]!r}" if unknown else f"the input {missing[0]!r} is missing"
+            raise GraphError(f"{what}; the inputs are {', '.join(self._inputs)}")
+        arrays = {}
+        for name, value in self._inputs.items():
+            array = as_array(name, feeds[name])
+            if array.dtype.name != value.dtype:
+                raise DtypeError(f"{name} must be {value.dtype}, got {array.dtype}; convert it with .astype({value.dtype!r})")
+            arrays[name] = np.require(array, requirements=("C", "A"))
+        return arrays
+
+    def _part(self, graph: Graph, sizes: Mapping[str, tuple[int, ...]]) -> _Part:
+        """The plan of a graph (the session's, or a tail) for sizes; made if it is new."""
+        key = (id(graph), tuple(sorted(sizes.items())), records.generation)
+        if key in self._parts:
+            self._parts.move_to_end(key)
+            return self._parts[key]
+        sized = infer(graph, sizes)
+        lowered = lower(optimise(sized) if self._passes else sized)
+        self._warn([step for step in lowered.steps if isinstance(step, PythonStep) and step.reason])
+        plan = compile_plan(
+            lowered, threads=self.threads, accuracy=self.accuracy, store=self._packed, arena=self._arena, on_done=self._progress
+        )
+        self._arena = plan.arena
+        part = _Part(plan, lowered.dynamic, lowered.tail)
+        self._parts[key] = part
+        while len(self._parts) > MAX_PLANS:
+            self._parts.popitem(last=False)
+        return part
+
+    def _warn(self, steps: Sequence[PythonStep]) -> None:
+        new = {step.op: step for step in steps if step.op not in self._warned}
+        self._warned.update(new)
+        if new:
+            reasons = "; ".join(f"{op} ({step.label}: {step.reason})" for op, step in new.items())
+            warnings.warn(
+                f"not compiled, computed by onnx's reference evaluator: {reasons}", FallbackWarning, stacklevel=5
+            )
+
+    def _run(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        part = self._part(graph, {name: array.shape for name, array in feeds.items()})
+        lowered = part.plan.lowered
+        results = part.plan.run(feeds)
+        constants = {name: np.array(lowered.graph.constants[name]) for name in graph.outputs if name in lowered.graph.constants}
+        if part.dynamic is None:
+            return {**results, **constants}
+        return {**results, **constants, **self._run_tail(part, {**feeds, **results})}
+
+    def _run_tail(self, part: _Part, known: Mapping[str, Array]) -> dict[str, Array]:
+        """The operator that decides sizes, and the graph behind it."""
+        from .graph.fallback import evaluate
+
+        node, constants = part.dynamic, part.plan.lowered.graph.constants
+        assert node is not None
+        values = {**constants, **known}
+        found = evaluate(node, [values[name] if name else None for name in node.inputs])
+        values.update({name: np.asarray(value) for name, value in zip(node.outputs, found) if name})
+        if node.op not in self._warned:
+            self._warn([PythonStep(node.label, node.op, "the sizes of its outputs depend on values", list, (), ())])
+        tail = part.tail
+        assert tail is not None
+        feeds = {value.name: np.ascontiguousarray(values[value.name]) for value in tail.inputs}
+        own = {name: values[name] for name in node.outputs if name}
+        return {**own, **(self._run(tail, feeds) if tail.nodes else {})}
+
+
+def _arg(value: Value) -> NodeArg:
+    return NodeArg(value.name, value.shape, value.dtype)
+
+
+def _graph(model: Model) -> Graph:
+    if isinstance(model, Graph):
+        return model
+    from .graph.onnx_import import load_onnx
+
+    return load_onnx(model)

@@ -1,0 +1,80 @@
+"""Operators that nothing here computes: the `onnx` package evaluates them and knows their sizes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import GraphError
+from .ir import Node
+from .operands import NotKnown, Operands, Type, complain
+from .protos import node_proto, opsets_of, require_onnx, shapes_of, tensor_proto, type_proto
+
+__all__ = ["evaluate", "infer_types"]
+
+Array = np.ndarray[Any, Any]
+
+
+def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
+    """What one node makes of its inputs (None where one is left out), by the onnx package's reference evaluator.
+
+    The results are in the order of the node's outputs; those without a name are left out of the sequence's meaning but
+    keep their place. Inputs are never written. Raises `GraphError` naming the node where the evaluator cannot compute it.
+    """
+    dtypes = tuple("" if array is None else getattr(array, "dtype", np.dtype(object)).name for array in arrays)
+    try:
+        evaluator, inputs, outputs = _evaluator(_frozen(node), node.opset, dtypes)
+        feeds = {name: array for name, array in zip(inputs, arrays) if name}
+        with np.errstate(all="ignore"):
+            results = evaluator.run([name for name in outputs if name], feeds)
+    except GraphError:
+        raise
+    except Exception as error:  # the evaluator raises whatever its operators run into
+        complain(node, f"the reference evaluator of onnx failed: {type(error).__name__}: {error}")
+    named = iter(results)
+    return [next(named) if name else None for name in outputs]
+
+
+def _frozen(node: Node) -> tuple[bytes, str, tuple[str, ...], tuple[str, ...]]:
+    """The node as a key, with names by position; names that a body captures stay."""
+    captured = tuple(node.get("captured", ()))
+    plain = len(node.inputs) - len(captured)
+    inputs = tuple(f"i{at}" if name else "" for at, name in enumerate(node.inputs[:plain])) + captured
+    outputs = tuple(f"o{at}" if name else "" for at, name in enumerate(node.outputs))
+    proto = node_proto(node.replace(name=""), inputs, outputs)
+    return proto.SerializeToString(deterministic=True), node.domain, inputs, outputs
+
+
+@functools.lru_cache(maxsize=512)
+def _evaluator(frozen: tuple[Any, ...], opset: int, dtypes: tuple[str, ...]) -> tuple[Any, Sequence[str], Sequence[str]]:
+    onnx = require_onnx()
+    from onnx.reference import ReferenceEvaluator
+
+    data, domain, inputs, outputs = frozen
+    proto = onnx.NodeProto.FromString(data)
+    opsets = opsets_of(Node(proto.op_type, (), (), domain=domain, opset=opset))
+    given = [onnx.helper.make_value_info(n, type_proto(Type(None, d))) for n, d in zip(inputs, dtypes) if n]
+    made = [onnx.helper.make_empty_tensor_value_info(name) for name in outputs if name]
+    graph = onnx.helper.make_graph([proto], "node", given, made)
+    return ReferenceEvaluator(graph, opsets=opsets), inputs, outputs
+
+
+def infer_types(o: Operands) -> list[Type]:
+    """The types of an operator without a rule of ours, as far as onnx's shape inference knows them."""
+    onnx = require_onnx()
+    node = o.node
+    inputs = _frozen(node)[2]
+    outputs = _frozen(node)[3]
+    try:
+        schema = onnx.defs.get_schema(node.op, node.opset, node.domain)
+        proto = node_proto(node, inputs, outputs)
+        types = {name: type_proto(t) for name, t in zip(inputs, o.types) if name and t is not None}
+        data = {n: tensor_proto(c, n) for n, c in zip(inputs, o.constants) if c is not None and c.size < 4096}
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets_of(node).items()]
+        found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=opsets)
+    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, GraphError, RuntimeError, KeyError):
+        raise NotKnown from None
+    return shapes_of(found, outputs)

@@ -99,26 +99,27 @@ Sizes = tuple[Any, ...]
     ],
 )
 def test_shapes_are_those_of_onnx(step: Callable[[GraphBuilder, str], str], shape: Sizes) -> None:
-    """Against the shapes of the ONNX package's own inference."""
+    """Against the shapes that the ONNX package's own evaluator gives."""
     net, x = image(1, 4, 11, 11)
     graph = net.graph(y=step(net, x))
     assert graph.type_of("y").shape == shape
     if all(not node.domain for node in graph.nodes):
-        assert _inferred_by_onnx(graph) == shape
+        assert _shape_by_onnx(graph) == shape
 
 
-def _inferred_by_onnx(graph: Any) -> tuple[int, ...]:
-    from onnx import TensorProto, helper, numpy_helper, shape_inference
+def _shape_by_onnx(graph: Any) -> tuple[int, ...]:
+    """By running it: ONNX's shape inference is wrong for pools whose last window would begin in the padding."""
+    from onnx import TensorProto, helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
 
     nodes = [helper.make_node(n.op, n.inputs, n.outputs, **dict(n.attributes)) for n in graph.nodes]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, graph.inputs[0].shape)
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", [x], [y], constants), opset_imports=[helper.make_opsetid("", 21)]
-    )
-    inferred = shape_inference.infer_shapes(model, strict_mode=True).graph.output[0].type.tensor_type.shape
-    return tuple(d.dim_value for d in inferred.dim)
+    opset = [helper.make_opsetid("", 21)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants), opset_imports=opset)
+    (result,) = ReferenceEvaluator(model).run(None, {"x": np.ones(graph.inputs[0].shape, np.float32)})
+    return tuple(result.shape)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Running the compiled layers that have no weights (`sevenloops.layers`): transposes and shifts."""
+"""Running the compiled layers, which have no weights (`sevenloops.layers`): any number of inputs, one output."""
 
 from __future__ import annotations
 
@@ -10,21 +10,35 @@ from ..algorithms import Algorithm
 from ..arrays import address
 from ..errors import KernelError
 from ..machine import Machine
+from ..schedule import Schedule
 from .runtime import LoadedKernel, load
 from .store import kernel_image
 from .workers import TIME_LIMIT_S
 
-__all__ = ["run_layer"]
+__all__ = ["layer_kernel", "run_layer"]
 
 _loaded: dict[tuple[Any, int], LoadedKernel] = {}
 
 
+def layer_kernel(
+    row: Algorithm, problem: Any, threads: int, *, machine: Machine | None = None, schedule: Schedule | None = None
+) -> LoadedKernel:
+    """A layer compiled and linked: `run` takes the addresses of the inputs in calling order and of the output.
+
+    `machine` is this one, `schedule` the layer's best, where they are left out. Raises `CompileError`.
+    """
+    machine = machine or Machine.host()
+    schedule = schedule or row.schedules(problem, machine)[0]
+    return load(kernel_image(problem, schedule, machine, TIME_LIMIT_S), threads)
+
+
 def run_layer(row: Algorithm, problem: Any, threads: int, *arrays: np.ndarray[Any, Any]) -> None:
-    """Run a layer's best schedule on arrays in calling order; compiled on first use, then kept. Raises `KernelError`."""
+    """Run a layer's best schedule on dense float32 arrays: the inputs in calling order, then the output.
+
+    Nothing is checked: shapes and dtypes must be the problem's. Compiled on first use, then kept. Raises `KernelError`.
+    """
     kernel = _loaded.get((problem, threads))
     if kernel is None:
-        machine = Machine.host()
-        image = kernel_image(problem, row.schedules(problem, machine)[0], machine, TIME_LIMIT_S)
-        kernel = _loaded.setdefault((problem, threads), load(image, threads))
+        kernel = _loaded.setdefault((problem, threads), layer_kernel(row, problem, threads))
     if kernel.run(*map(address, arrays)):
         raise KernelError(f"{problem} failed (out of memory?)")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from .pool import POOL
 from .shift import SHIFT_LAYER
 from .transpose import TRANSPOSE
 
 __all__ = ["LAYERS"]
 
 #: Every layer by name.
-LAYERS = {row.name: row for row in (TRANSPOSE, SHIFT_LAYER)}
+LAYERS = {row.name: row for row in (TRANSPOSE, SHIFT_LAYER, POOL)}

@@ -1,4 +1,4 @@
-"""Compiling and running the layers that have no weights (`sevenloops.layers`): transposes, shifts, pools and their like."""
+"""Running the compiled layers, which have no weights (`sevenloops.layers`): any number of inputs, one output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ..arrays import address
 from ..errors import KernelError
 from ..layers import LAYERS
 from ..machine import Machine
+from ..schedule import Schedule
 from .runtime import LoadedKernel, load
 from .store import kernel_image
 from .workers import TIME_LIMIT_S
 
-__all__ = ["compile_layer", "layer_of", "run_layer"]
+__all__ = ["compile_layer", "layer_kernel", "layer_of", "run_layer"]
 
 _loaded: dict[tuple[Any, int], LoadedKernel] = {}
 
@@ -25,17 +26,33 @@ def layer_of(problem: Any) -> Algorithm:
     return next(row for row in LAYERS.values() if row.supports(problem) is None)
 
 
-def compile_layer(problem: Any, threads: int, row: Algorithm | None = None) -> LoadedKernel:
-    """A layer's best schedule, compiled on first use and then kept. Raises `CompileError`."""
+def layer_kernel(
+    row: Algorithm, problem: Any, threads: int, *, machine: Machine | None = None, schedule: Schedule | None = None
+) -> LoadedKernel:
+    """A layer compiled and linked: `run` takes the addresses of the inputs in calling order and of the output.
+
+    `machine` is this one, `schedule` the layer's best, where they are left out. Raises `CompileError`.
+    """
+    machine = machine or Machine.host()
+    schedule = schedule or row.schedules(problem, machine)[0]
+    return load(kernel_image(problem, schedule, machine, TIME_LIMIT_S), threads)
+
+
+def compile_layer(problem: Any, threads: int) -> LoadedKernel:
+    """The best schedule of the layer that computes a problem; compiled on first use, then kept."""
     kernel = _loaded.get((problem, threads))
     if kernel is None:
-        machine, row = Machine.host(), row or layer_of(problem)
-        image = kernel_image(problem, row.schedules(problem, machine)[0], machine, TIME_LIMIT_S)
-        kernel = _loaded.setdefault((problem, threads), load(image, threads))
+        kernel = _loaded.setdefault((problem, threads), layer_kernel(layer_of(problem), problem, threads))
     return kernel
 
 
 def run_layer(row: Algorithm, problem: Any, threads: int, *arrays: np.ndarray[Any, Any]) -> None:
-    """Run a layer on arrays in calling order. Raises `KernelError`."""
-    if compile_layer(problem, threads, row).run(*map(address, arrays)):
+    """Run a layer's best schedule on dense float32 arrays: the inputs in calling order, then the output.
+
+    Nothing is checked: shapes and dtypes must be the problem's. Compiled on first use, then kept. Raises `KernelError`.
+    """
+    kernel = _loaded.get((problem, threads))
+    if kernel is None:
+        kernel = _loaded.setdefault((problem, threads), layer_kernel(row, problem, threads))
+    if kernel.run(*map(address, arrays)):
         raise KernelError(f"{problem} failed (out of memory?)")

@@ -46,7 +46,6 @@ class _Runtime:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.llvm = llvm
-        self.target = llvm.Target.from_default_triple().create_target_machine(jit=True, codemodel="jitdefault")
         self.engine = self.link(objects)
         own_pool = runs_on(machine.os)
         for name in (*_EXPORTS, *(["sevenloops_par_for"] if own_pool else [])):
@@ -63,7 +62,9 @@ class _Runtime:
         ctypes.CFUNCTYPE(ctypes.c_void_p, type(argument))(self.engine.get_function_address(name))(argument)
 
     def link(self, objects: list[bytes]) -> Any:
-        engine = self.llvm.create_mcjit_compiler(self.llvm.parse_assembly(""), self.target)
+        # An engine deletes its target machine when it goes: one that engines shared would be gone for the next.
+        target = self.llvm.Target.from_default_triple().create_target_machine(jit=True, codemodel="jitdefault")
+        engine = self.llvm.create_mcjit_compiler(self.llvm.parse_assembly(""), target)
         for data in objects:
             engine.add_object_file(self.llvm.ObjectFileRef.from_data(data))
         engine.finalize_object()

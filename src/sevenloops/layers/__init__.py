@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .copy_slice import COPY_SLICE
+from .pool import POOL
 from .shift import SHIFT_LAYER
 from .transpose import TRANSPOSE
 
 __all__ = ["LAYERS"]
 
 #: Every layer by name.
-LAYERS = {row.name: row for row in (TRANSPOSE, SHIFT_LAYER, COPY_SLICE)}
+LAYERS = {row.name: row for row in (TRANSPOSE, SHIFT_LAYER, COPY_SLICE, POOL)}

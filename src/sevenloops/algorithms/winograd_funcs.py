@@ -34,6 +34,11 @@ class LinearMap:
     axis: int
     steps: list[Any] = field(default_factory=list)  # Funcs to schedule, inputs first
 
+    def bound(self, var: Any, extent: int) -> None:
+        """All steps are computed for the whole extent of a dimension other than the map's."""
+        for step in self.steps:
+            step.bound(var, 0, extent)
+
     def schedule_at(self, func: Any, var: Any, lanes: int = 0, unroll: Any = ()) -> None:
         """Compute all steps at a loop level, vectorised along the first axis, `unroll` unrolled."""
         for step in self.steps:
@@ -153,8 +158,6 @@ class _Vars(NamedTuple):
     j: Any
     k: Any
     panel: Any
-    tx: Any
-    ty: Any
     stream: Any
 
 
@@ -222,22 +225,37 @@ def winograd_pipeline(
         M[at] += sums[(*at, blocks.x)]
 
     my, mx = plan.matrices()
-    # Tiles by their absolute place (tx, ty): bounds inference sees that one tile of outputs needs one tile of products.
-    dims = [v.c, v.i, v.j, v.tx, v.ty, v.g, v.n]
-    t = ((v.n % plan.images) * plan.rows + v.ty % plan.rows) * plan.columns + v.tx % plan.columns
-    b = (v.ty // plan.rows) * plan.blocks_x + v.tx // plan.columns
-    rows = linear_map("at_m", my.at, dims, 1, lambda k: M[v.c, t, k * plan.ax + v.j, b, v.g, v.n // plan.images])
-    both = linear_map("at_m_a", mx.at, dims, 2, lambda k: rows.func[v.c, v.i, k, v.tx, v.ty, v.g, v.n])
+    dims = [v.c, v.i, v.j, v.t, v.b, v.g, v.n]
+    rows = linear_map("at_m", my.at, dims, 1, lambda k: M[v.c, v.t, k * plan.ax + v.j, v.b, v.g, v.n])
+    both = linear_map("at_m_a", mx.at, dims, 2, lambda k: rows.func[v.c, v.i, k, v.t, v.b, v.g, v.n])
+    rows.bound(v.j, plan.ax)
+    both.bound(v.i, plan.my)
+    both.func.bound(v.j, 0, plan.mx)
 
-    out, px, py = hl.Func("out"), hl.Var("x"), hl.Var("y")
-    value = hl.Expr(both.func[v.c, py % plan.my, px % plan.mx, px // plan.mx, py // plan.my, v.g, v.n])
+    # The loops over blocks, tiles and pixels are the definition's own (an RDom), not made by splits of the image: where blocks
+    # do not divide the image, bounds inference would not see that a task needs one block, and compute several.
+    extents = (plan.mx, plan.my, plan.columns, plan.rows, plan.images, plan.blocks_x, plan.blocks_y, g.groups)
+    o = hl.RDom([hl.Range(0, extent) for extent in (*extents, g.batch // plan.images)], "o")
+    xi, yi, tx, ty, image, bx, by, gr, n = loops = [o[index] for index in range(9)]
+    spot = []
+    for block, tile, pixel, count, m, size in (
+        (bx, tx, xi, plan.columns, plan.mx, g.out[2]), (by, ty, yi, plan.rows, plan.my, g.out[1]),
+    ):  # fmt: skip
+        at_pixel = (block * count + tile) * m + pixel
+        if size % (count * m):
+            o.where(at_pixel < size)
+        spot.append(hl.unsafe_promise_clamped(at_pixel, 0, size - 1))
+    t, b, at_image = (image * plan.rows + ty) * plan.columns + tx, by * plan.blocks_x + bx, n * plan.images + image
+    out = hl.Func("out")
     channel = v.c if g.oc % nr == 0 else hl.min(v.c, g.oc - 1)
-    bias = named["bias"][v.g * g.oc + channel] if "bias" in named else None
-    residual = named["residual"][channel, v.g, px, py, v.n] if "residual" in named else None
-    out[v.c, v.g, px, py, v.n] = apply_epilogue(problem.epilogue, value, bias, residual)
+    bias = named["bias"][gr * g.oc + channel] if "bias" in named else None
+    residual = named["residual"][(channel, gr, *spot, at_image)] if "residual" in named else None
+    out[tuple(hl.Var(name) for name in ("c", "g", "x", "y", "n"))] = hl.undef(hl.Float(32))
+    value = hl.Expr(both.func[v.c, yi, xi, t, b, gr, n])
+    out[(v.c, gr, *spot, at_image)] = apply_epilogue(problem.epilogue, value, bias, residual)
 
     stages = _Stages(out, staged, V, U, M, sums, input_maps, weight_maps, [rows, both], r)
-    _schedule(plan, s, lanes, v, px, py, stages)
+    _schedule(plan, s, lanes, v, loops, stages)
     return out
 
 
@@ -255,45 +273,38 @@ class _Stages:
     r: Any
 
 
-def _schedule(plan: Plan, s: Schedule, lanes: int, v: _Vars, px: Any, py: Any, st: _Stages) -> None:
-    task, panel = _schedule_output(plan, s, lanes, v, px, py, st)
+def _schedule(plan: Plan, s: Schedule, lanes: int, v: _Vars, loops: list[Any], st: _Stages) -> None:
+    task, panel = _schedule_output(plan, s, lanes, v, loops, st)
     _schedule_products(plan, s, lanes, v, st, panel if panel is not None else task)
     _schedule_input(plan, s, lanes, v, st, task)
 
 
-def _schedule_output(plan: Plan, s: Schedule, lanes: int, v: _Vars, px: Any, py: Any, st: _Stages) -> tuple[Any, Any]:
-    g, nr, out, tail = plan.g, s.tile_channels, st.out, hl.TailStrategy
-    names = ("bx", "by", "tx", "ty", "xi", "yi", "cv", "lane", "part", "task")
-    bx, by, tx, ty, xi, yi, cv, lane, part, task = (hl.Var(name) for name in names)
-    panel = hl.Var("opanel")
-    for var, extent in zip((v.c, v.g, px, py, v.n), (g.oc, g.groups, g.out[2], g.out[1], g.batch)):
-        out.bound(var, 0, extent)
-    exact = lambda extent, size: tail.Auto if extent % size == 0 else tail.GuardWithIf  # noqa: E731
-    columns, rows = plan.columns * plan.mx, plan.rows * plan.my
-    out.split(px, bx, xi, columns, exact(g.out[2], columns)).split(xi, tx, xi, plan.mx)
-    out.split(py, by, yi, rows, exact(g.out[1], rows)).split(yi, ty, yi, plan.my)
-    image = hl.Var("image")
-    out.split(v.n, v.n, image, plan.images)
-    if g.oc % nr:
+def _schedule_output(plan: Plan, s: Schedule, lanes: int, v: _Vars, loops: list[Any], st: _Stages) -> tuple[Any, Any]:
+    nr, store = s.tile_channels, st.out.update(0)
+    xi, yi, tx, ty, image, bx, by, *others = loops
+    panel, cv, lane, part = (hl.Var(name) for name in ("opanel", "cv", "lane", "part"))
+    if plan.g.oc % nr:
         # Halide does not split what a predicated split made, so a partial panel is stored in one piece.
-        out.split(v.c, panel, lane, nr, tail.PredicateStores).vectorize(lane)
+        store.split(v.c, panel, lane, nr, hl.TailStrategy.PredicateStores).vectorize(lane)
         inner, outer = ([panel], []) if s.channel_parts == 1 else ([], [panel])
-        out.reorder(lane, xi, yi, tx, ty, image, *inner, bx, by, *outer, v.g, v.n)
+        store.reorder(lane, xi, yi, tx, ty, image, *inner, bx, by, *outer, *others)
         at = tx
     else:
-        out.split(v.c, panel, lane, nr).split(panel, part, panel, plan.panels // s.channel_parts)
-        out.split(lane, cv, lane, lanes).vectorize(lane)
+        store.split(v.c, panel, lane, nr).split(panel, part, panel, plan.panels // s.channel_parts)
+        store.split(lane, cv, lane, lanes).vectorize(lane)
         inner, outer = [panel], [part]
-        out.reorder(lane, xi, yi, cv, tx, ty, image, panel, bx, by, part, v.g, v.n)
+        store.reorder(lane, xi, yi, cv, tx, ty, image, panel, bx, by, part, *others)
         at = cv
-    out.unroll(xi).unroll(yi)
-    out.fuse(bx, by, task)
-    for var in (*outer, v.g, v.n):
-        out.fuse(task, var, task)
+    store.unroll(xi).unroll(yi)
+    task = hl.RVar("task")
+    store.fuse(bx, by, task)
+    for var in (*outer, *others):
+        store.fuse(task, var, task)
+    store.allow_race_conditions()  # every output is stored once
     if s.parallel:
-        out.parallel(task)
+        store.parallel(task)
     for step, other in zip(st.output_maps, (v.j, v.i)):
-        step.schedule_at(out, at, lanes, (other,))
+        step.schedule_at(st.out, at, lanes, (other,))
     return task, panel if inner else None
 
 

@@ -1,0 +1,50 @@
+"""Graph passes: each turns a graph into an equal one with fewer nodes, and says what it did and why not more.
+
+They work on graphs whose sizes are known and whose shape arithmetic is folded (`graph.shapes.infer`). The order matters:
+written-out activations are recognised before constants are folded, and what is left after the epilogues becomes
+element-wise expressions. No pass changes what is computed beyond the rounding of floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from ...errors import GraphError
+from ..ir import Graph
+from . import activations, fold_affine, fuse_epilogue
+
+__all__ = ["PASSES", "Pass", "optimise"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A rewriting of graphs: `run` returns the new graph and notes for users."""
+
+    name: str
+    run: Callable[[Graph], tuple[Graph, list[str]]]
+    what: str
+
+
+#: All passes in their order.
+PASSES: tuple[Pass, ...] = (
+    Pass("activations", activations.run, "SiLU, HardSwish, GELU, ... written out in small operators become one operator"),
+    Pass("fold_affine", fold_affine.run, "batch norm, scales and shifts of channels go into the weights beside them"),
+    Pass("fuse_epilogue", fuse_epilogue.run, "activations and residual adds go into the layer before them"),
+)
+
+
+def optimise(graph: Graph, skip: Collection[str] = ()) -> Graph:
+    """Run all passes but those named in `skip`. The graph's notes get a line for each thing done: `pass: what`.
+
+    Raises `GraphError` for a name that is no pass.
+    """
+    unknown = set(skip) - {row.name for row in PASSES}
+    if unknown:
+        raise GraphError(f"there is no pass {sorted(unknown)[0]!r}; the passes are {', '.join(row.name for row in PASSES)}")
+    notes: list[str] = []
+    for row in PASSES:
+        if row.name not in skip:
+            graph, said = row.run(graph)
+            notes += [f"{row.name}: {text}" for text in said]
+    return graph.noting(notes)

@@ -119,7 +119,7 @@ def _shape_by_onnx(graph: Any) -> tuple[int, ...]:
     opset = [helper.make_opsetid("", 21)]
     model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants), opset_imports=opset)
     (result,) = ReferenceEvaluator(model).run(None, {"x": np.ones(graph.inputs[0].shape, np.float32)})
-    return tuple(result.shape)
+    return np.shape(result)
 
 
 @pytest.mark.parametrize(

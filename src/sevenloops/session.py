@@ -140,7 +140,9 @@ class InferenceSession:
         for name, value in self._inputs.items():
             array = as_array(name, feeds[name])
             if array.dtype.name != value.dtype:
-                raise DtypeError(f"{name} must be {value.dtype}, got {array.dtype}; convert it with .astype({value.dtype!r})")
+                raise DtypeError(
+                    f"{name} must be {value.dtype}, got {array.dtype}; convert it with .astype({value.dtype!r})"
+                )
             arrays[name] = np.require(array, requirements=("C", "A"))
         return arrays
 
@@ -154,7 +156,12 @@ class InferenceSession:
         lowered = lower(optimise(sized) if self._passes else sized)
         self._warn([step for step in lowered.steps if isinstance(step, PythonStep) and step.reason])
         plan = compile_plan(
-            lowered, threads=self.threads, accuracy=self.accuracy, store=self._packed, arena=self._arena, on_done=self._progress
+            lowered,
+            threads=self.threads,
+            accuracy=self.accuracy,
+            store=self._packed,
+            arena=self._arena,
+            on_done=self._progress,
         )
         self._arena = plan.arena
         part = _Part(plan, lowered.dynamic, lowered.tail)
@@ -168,15 +175,15 @@ class InferenceSession:
         self._warned.update(new)
         if new:
             reasons = "; ".join(f"{op} ({step.label}: {step.reason})" for op, step in new.items())
-            warnings.warn(
-                f"not compiled, computed by onnx's reference evaluator: {reasons}", FallbackWarning, stacklevel=5
-            )
+            warnings.warn(f"not compiled, computed by onnx's reference evaluator: {reasons}", FallbackWarning, stacklevel=5)
 
     def _run(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
         part = self._part(graph, {name: array.shape for name, array in feeds.items()})
         lowered = part.plan.lowered
         results = part.plan.run(feeds)
-        constants = {name: np.array(lowered.graph.constants[name]) for name in graph.outputs if name in lowered.graph.constants}
+        constants = {
+            name: np.array(lowered.graph.constants[name]) for name in graph.outputs if name in lowered.graph.constants
+        }
         if part.dynamic is None:
             return {**results, **constants}
         return {**results, **constants, **self._run_tail(part, {**feeds, **results})}

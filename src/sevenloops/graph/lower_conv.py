@@ -24,23 +24,11 @@ MAX_PRODUCTS = 1024
 Pairs = tuple[tuple[int, int], ...]
 
 
-def window(node: Node, in_size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[tuple[int, ...], Pairs, tuple[int, ...]]:
-    """Strides, padding and dilations of a sliding window (ONNX Conv, MaxPool, AveragePool), `auto_pad` resolved."""
-    rank = len(kernel)
-    stride = tuple(node.get("strides") or (1,) * rank)
-    dilation = tuple(node.get("dilations") or (1,) * rank)
-    auto = node.get("auto_pad") or "NOTSET"
-    if auto == "NOTSET":
-        pads = tuple(node.get("pads") or (0,) * 2 * rank)
-        return stride, tuple(zip(pads[:rank], pads[rank:])), dilation
-    if auto == "VALID":
-        return stride, ((0, 0),) * rank, dilation
-    pairs = []
-    for size, k, s, d in zip(in_size, kernel, stride, dilation):
-        total = max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        less, more = total // 2, total - total // 2
-        pairs.append((less, more) if auto == "SAME_UPPER" else (more, less))
-    return stride, tuple(pairs), dilation
+def window(node: Node) -> tuple[tuple[int, ...], Pairs, tuple[int, ...]]:
+    """Strides, padding and dilations of a sliding window, which `infer` has made explicit."""
+    pads = node.get("pads")
+    rank = len(pads) // 2
+    return node.get("strides"), tuple(zip(pads[:rank], pads[rank:])), node.get("dilations")
 
 
 def _epilogue(node: Node, bias: bool) -> Epilogue:
@@ -69,7 +57,7 @@ def _bias(lo: Lowering, name: str, channels: int) -> Operand:
 
 def _weights(lo: Lowering, name: str) -> Operand:
     array = lo.constant(name)
-    return lo.plain(name) if array is None else Weights((name,), aligned(array))
+    return lo.plain(name) if array is None else Weights((name,), array)
 
 
 def _needs_float32(lo: Lowering, *names: str) -> None:
@@ -111,7 +99,7 @@ def conv(lo: Lowering, node: Node) -> None:
     if is_product(lo, node):
         return _conv_as_product(lo, node)
     x_shape, w_shape = lo.shape(x_name), lo.shape(w_name)
-    stride, padding, dilation = window(node, x_shape[2:], w_shape[2:])
+    stride, padding, dilation = window(node)
     if any(p < 0 for pair in padding for p in pair):
         raise NotLowered(f"its padding is negative: {padding}")
     moved = node.get("shift")
@@ -146,27 +134,11 @@ def _conv_as_product(lo: Lowering, node: Node) -> None:
 
 
 def conv_transpose(lo: Lowering, node: Node) -> None:
-    """ConvTranspose; `output_shape` and `auto_pad` become padding as ONNX defines."""
+    """ConvTranspose."""
     _needs_float32(lo, *node.inputs[:2])
     rank, x_shape, w_shape = _checked_rank(lo, node), lo.shape(node.inputs[0]), lo.shape(node.inputs[1])
-    out = lo.shape(node.outputs[0])[2:]
-    stride = tuple(node.get("strides") or (1,) * rank)
-    dilation = tuple(node.get("dilations") or (1,) * rank)
-    extra = tuple(node.get("output_padding") or (0,) * rank)
-    auto = node.get("auto_pad") or "NOTSET"
-    if auto == "NOTSET" and not node.get("output_shape"):
-        pads = tuple(node.get("pads") or (0,) * 2 * rank)
-        padding = list(zip(pads[:rank], pads[rank:]))
-    else:
-        padding = []
-        for axis in range(rank):
-            reach = (x_shape[2 + axis] - 1) * stride[axis] + (w_shape[2 + axis] - 1) * dilation[axis] + 1 + extra[axis]
-            total = reach - out[axis]
-            half = total // 2
-            padding.append((half, total - half) if auto == "SAME_UPPER" else (total - half, half))
-        # an output larger than the reach is output padding at the end
-        extra = tuple(e + max(0, -(a + b)) for e, (a, b) in zip(extra, padding))
-        padding = [(0, 0) if a + b < 0 else (a, b) for a, b in padding]
+    stride, padding, dilation = window(node)
+    extra = node.get("output_padding")
     if any(p < 0 for pair in padding for p in pair):
         raise NotLowered(f"its padding is negative: {padding}")
     if any(e >= max(s, d) for e, s, d in zip(extra, stride, dilation)):
@@ -189,7 +161,7 @@ def gemm(lo: Lowering, node: Node) -> None:
     k = lo.shape(node.inputs[0])[0 if trans_a else 1]
     a, b = _matrix_and_weights(lo, node, trans_a, trans_b)
     c_name = node.input(2)
-    bias, addend, residual = _gemm_addend(lo, c_name, beta, m, n)
+    bias, addend = _gemm_addend(lo, c_name, beta, m, n)
     problem = GemmProblem(
         m=m, n=n, k=k, trans_a=trans_a, trans_b=trans_b, alpha=alpha, beta=beta if addend else 0.0,
         epilogue=_epilogue(node, bias is not None),
@@ -201,22 +173,20 @@ def gemm(lo: Lowering, node: Node) -> None:
     lo.emit(problem, tuple(operands), lo.output(node.outputs[0], (0, 1)))
 
 
-def _gemm_addend(
-    lo: Lowering, name: str, beta: float, m: int, n: int
-) -> tuple[Operand | None, Operand | None, None]:
+def _gemm_addend(lo: Lowering, name: str, beta: float, m: int, n: int) -> tuple[Operand | None, Operand | None]:
     """C as a bias where it is one row, else as a whole matrix."""
     if not name or beta == 0.0:
-        return None, None, None
+        return None, None
     array, shape = lo.constant(name), lo.shape(name)
     one_row = shape in ((n,), (1, n), (), (1,), (1, 1))
     if array is not None:
         if one_row:
-            return Constant(aligned(np.broadcast_to(array.reshape(-1) * np.float32(beta), (n,)))), None, None
-        return None, Constant(aligned(np.broadcast_to(array, (m, n)))), None
+            return Constant(aligned(np.broadcast_to(array.reshape(-1) * np.float32(beta), (n,)))), None
+        return None, Constant(aligned(np.broadcast_to(array, (m, n))))
     if shape == (m, n):
-        return None, lo.plain(name), None
+        return None, lo.plain(name)
     if shape in ((n,), (1, n)) and beta == 1.0:
-        return lo.plain(name), None, None
+        return lo.plain(name), None
     raise NotLowered(f"its C has shape {shape} and beta is {beta}")
 
 
@@ -224,20 +194,24 @@ def _matrix_and_weights(lo: Lowering, node: Node, trans_a: bool, trans_b: bool) 
     a_name, b_name = node.inputs[:2]
     b = lo.constant(b_name)
     source = lo.pending(a_name)
-    if source is not None and b is not None and not trans_a and source.shape[0] == lo.shape(a_name)[0] and not source.pitch:
-        if source.order[0] == 0 and len(source.shape) > 2:
-            return _read_as_it_lies(lo, source, b_name, b, trans_b)
+    if source is not None and b is not None and not trans_a and _flattened(source, lo.shape(a_name)):
+        return _read_as_it_lies(source, b_name, b, trans_b)
     a = lo.operand(a_name, (0, 1))
-    return a, lo.plain(b_name) if b is None else Weights((b_name,), aligned(b))
+    return a, lo.plain(b_name) if b is None else Weights((b_name,), b)
 
 
-def _read_as_it_lies(lo: Lowering, source: Tensor, b_name: str, b: Any, trans_b: bool) -> tuple[Operand, Operand]:
+def _flattened(source: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a matrix is an image of more than one pixel with all axes but the first made one."""
+    return len(source.shape) > 2 and source.shape[0] == shape[0] and source.order[0] == 0 and not source.pitch
+
+
+def _read_as_it_lies(source: Tensor, b_name: str, b: Any, trans_b: bool) -> tuple[Operand, Operand]:
     """The flattened image without a copy, and the rows of B in the order in which its elements lie."""
     rows = np.arange(math.prod(source.shape[1:])).reshape(source.shape[1:])
     order = rows.transpose([axis - 1 for axis in source.order[1:]]).reshape(-1)
     permuted = b[:, order] if trans_b else b[order]
     flat = source.seen((source.shape[0], rows.size), (0, 1))
-    return flat, Weights((b_name, "flat", source.order, source.shape[1:]), aligned(permuted))
+    return flat, Weights((b_name, "flat", source.order, source.shape[1:]), permuted)
 
 
 def matmul(lo: Lowering, node: Node) -> None:
@@ -250,7 +224,7 @@ def matmul(lo: Lowering, node: Node) -> None:
     (m, k), n = a_shape[-2:], b_shape[-1]
     epilogue = _epilogue(node, bool(node.input(2)))
     b_const = lo.constant(node.inputs[1])
-    b: Operand = lo.plain(node.inputs[1]) if b_const is None else Weights((node.inputs[1],), aligned(b_const))
+    b: Operand = lo.plain(node.inputs[1]) if b_const is None else Weights((node.inputs[1],), b_const)
     a = lo.operand(node.inputs[0], identity(len(a_shape)))
     extras = _extras(lo, node, identity(len(y_shape)), n)
     y = lo.output(node.outputs[0], identity(len(y_shape)))
@@ -277,7 +251,7 @@ def _matrix(operand: Operand, shape: tuple[int, ...], index: tuple[int, ...]) ->
     if isinstance(operand, Tensor):
         return replace(operand, shape=shape[-2:], order=(0, 1), offset=operand.offset + at * math.prod(shape[-2:]))
     part = operand.array.reshape(-1, *shape[-2:])[at]
-    return Weights((*operand.key, at), aligned(part)) if isinstance(operand, Weights) else Constant(aligned(part))
+    return Weights((*operand.key, at), part) if isinstance(operand, Weights) else Constant(aligned(part))
 
 
 def shift(lo: Lowering, node: Node) -> None:

@@ -43,7 +43,7 @@ def pool(lo: Lowering, node: Node) -> None:
     kernel = tuple(node.get("kernel_shape"))
     if not 1 <= len(kernel) <= 3:
         raise NotLowered(f"it has {len(kernel)} spatial axes; 1 to 3 are compiled")
-    stride, padding, dilation = window(node, shape[2:], kernel)
+    stride, padding, dilation = window(node)
     problem = Pool(
         kind="max" if node.op == "MaxPool" else "average", batch=shape[0], channels=shape[1], in_size=shape[2:],
         kernel=kernel, stride=stride, padding=padding, dilation=dilation, out_size=out[2:],
@@ -83,14 +83,12 @@ def require_float32_first(lo: Lowering, node: Node) -> None:
 def _reduce(lo: Lowering, node: Node, axes: tuple[int, ...], keep: bool) -> None:
     x = lo.tensor(node.inputs[0])
     x = lo.in_order(x, x.order)
-    kept = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     left = [axis for axis in range(len(x.shape)) if axis not in axes]
     where = tuple(at for at, axis in enumerate(x.order) if axis in axes)
     if keep:
         target = lo.output(node.outputs[0], x.order)
     else:
         target = lo.output(node.outputs[0], tuple(left.index(axis) for axis in x.order if axis in left))
-    del kept
     lo.emit(Reduce(REDUCTIONS[node.op], x.memory, where), (x,), target)
 
 

@@ -14,7 +14,17 @@ from .lower_layers import require_float32, require_float32_first
 from .lowering import Lowering, NotLowered
 from .place import Tensor, identity
 
-__all__ = ["concat", "depth_to_space", "identity_node", "pad", "reshape", "slice_node", "space_to_depth", "split", "transpose"]
+__all__ = [
+    "concat",
+    "depth_to_space",
+    "identity_node",
+    "pad",
+    "reshape",
+    "slice_node",
+    "space_to_depth",
+    "split",
+    "transpose",
+]
 
 
 def identity_node(lo: Lowering, node: Node) -> None:

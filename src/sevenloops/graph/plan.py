@@ -25,7 +25,7 @@ from ..errors import KernelError
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem
 from .lower import Lowered
-from .lowering import Constant, PythonStep, Step, Weights
+from .lowering import Constant, PythonStep, Step, Weights, aligned
 from .memory import MemoryPlan, Span, plan_memory
 from .place import Tensor
 
@@ -229,7 +229,7 @@ class Plan:
     def _run_python(self, at: int, array_of: Callable[[Tensor], Array]) -> None:
         step = self.steps[at].step
         assert isinstance(step, PythonStep)
-        given = []
+        given: list[Any] = []
         for operand in step.operands:
             if isinstance(operand, Tensor):
                 given.append(np.ascontiguousarray(array_of(operand)).reshape(operand.shape))
@@ -253,11 +253,10 @@ class Plan:
 
 def _packed(weights: Weights, kernel: Kernel, store: Store) -> Packed:
     """The weights as a kernel reads them, packed once for all plans of a session."""
-    if kernel.algorithm in ("gemv", "naive"):  # they read weights as they are stored
-        return Packed(weights.array, ())
-    key = (weights.key, kernel.schedule, kernel.image.pack_buffers[-1].shape)
+    as_stored = kernel.algorithm in ("gemv", "naive")
+    key = (weights.key, None if as_stored else kernel.schedule, kernel.image.pack_buffers[-1].shape)
     if key not in store:
-        store[key] = kernel.pack(weights.array)
+        store[key] = Packed(aligned(weights.array), ()) if as_stored else kernel.pack(weights.array)
     return store[key]
 
 

@@ -16,7 +16,9 @@ def groups(old: tuple[int, ...], new: tuple[int, ...]) -> Groups:
     found: Groups = []
     i = j = 0
     while i < len(old) or j < len(new):
-        ins, outs, have, want = [], [], 1, 1
+        ins: list[int] = []
+        outs: list[int] = []
+        have, want = 1, 1
         while True:
             if i < len(old) and (not ins or (bool(outs) and have < want) or j == len(new)):
                 have *= old[i]

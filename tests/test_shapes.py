@@ -199,6 +199,42 @@ def test_outputs_that_are_copies() -> None:
     assert graph.values["second"].shape == (2, 3)
 
 
+@pytest.mark.parametrize(
+    ("op", "operands", "attributes"),
+    [
+        ("Reshape", (X, [0, -1, 11, 13]), {}),
+        ("Flatten", ((3, 4),), {}),
+        ("Transpose", ((1, 5, 1, 7),), {"perm": (1, 0, 2, 3)}),
+        ("Transpose", ((5, 7),), {"perm": (0, 1)}),
+        ("Slice", (X, [0], [99], [1]), {}),
+        ("Pad", (X, [0] * 8), {}),
+        ("Concat", (X,), {"axis": 1}),
+        ("Cast", (X,), {"to": 1}),
+        ("Expand", (X, [13]), {}),
+    ],
+)
+def test_what_does_nothing_for_these_sizes_goes(op: str, operands: tuple[Any, ...], attributes: dict[str, Any]) -> None:
+    """Except where it does something: the transpose here changes the size."""
+    graph, shapes = one(op, operands, 1, attributes)
+    (node,) = graph.nodes
+    graph = graph.replace(nodes=(node, Node("Relu", node.outputs, ("z",))), outputs=("z",))
+    left = [node.op for node in infer(graph, shapes).nodes]
+    assert left == (["Transpose", "Relu"] if operands[0] == (1, 5, 1, 7) else ["Relu"])
+
+
+@pytest.mark.parametrize(
+    ("op", "operands", "attributes"),
+    [
+        ("Transpose", ((5, 5),), {}),
+        ("Slice", (X, [-1], [-99], [2], [-1]), {}),
+        ("Pad", (X, [0, 0, 1, 0, 0, 0, -1, 0]), {}),
+        ("Concat", ((2, 0), (2, 3)), {"axis": 1}),
+    ],
+)
+def test_what_moves_elements_stays(op: str, operands: tuple[Any, ...], attributes: dict[str, Any]) -> None:
+    assert len(infer(*one(op, operands, 1, attributes)).nodes) == 1
+
+
 def test_dropout_in_training_stays() -> None:
     node = Node("Dropout", ("x", "ratio", "on"), ("y",))
     constants = {"ratio": np.array(0.5, np.float32), "on": np.array(True)}

@@ -19,6 +19,14 @@ from .operands import Operands, Type
 __all__ = ["FOLDS", "Fold"]
 
 Array = np.ndarray[Any, Any]
+#: Dtypes that NumPy converts as ONNX does.
+PLAIN_DTYPES = {
+    "bool",
+    "float16",
+    "float32",
+    "float64",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
 #: Gets the node and its inputs (None where one is left out), returns its first outputs.
 Fold = Callable[[Node, Sequence[Any]], list[Array]]
 
@@ -76,8 +84,13 @@ def _mod(node: Node, xs: Sequence[Any]) -> list[Array]:
 
 
 def _cast(node: Node, xs: Sequence[Any]) -> list[Array]:
-    dtype = np.dtype(name_of(node.get("to")))
-    return [xs[0].astype(dtype)]
+    """Strings and the small floats, which saturate, are left to the evaluator of onnx."""
+    name = name_of(node.get("to"))
+    if name not in PLAIN_DTYPES or xs[0].dtype.name not in PLAIN_DTYPES:
+        from .fallback import evaluate
+
+        return evaluate(node, xs)
+    return [xs[0].astype(name)]
 
 
 def _clip(node: Node, xs: Sequence[Any]) -> list[Array]:

@@ -12,6 +12,7 @@ from ..errors import GraphError
 from . import windows
 from .folding import FOLDS
 from .ir import OWN, Graph, Node, Value
+from .moving import slices_of
 from .operands import NotKnown, Operands, Type
 from .shape_rules import OWN_RULES, RULES, Rule, unknown
 
@@ -24,6 +25,8 @@ RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rando
 GROWTH, SMALL = 4, 2**20
 #: Operators whose outputs behind the first are optional.
 OPTIONAL_OUTPUTS = {"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"}
+#: Operators that move nothing when what they write has the size and dtype of what they read.
+SAME_SIZE_SAME_VALUE = {"Cast", "CastLike", "Expand", "Flatten", "Reshape", "Squeeze", "Tile", "Unsqueeze"}
 
 
 def infer(graph: Graph, sizes: Mapping[str, Iterable[int]] | None = None) -> Graph:
@@ -34,8 +37,9 @@ def infer(graph: Graph, sizes: Mapping[str, Iterable[int]] | None = None) -> Gra
     - `inputs` have the given sizes, and `values` has the type of everything that a node writes. A size that depends on
       data is unknown (shape None), and so is all that depends on it; that is no error;
     - whatever can be computed now is a constant: arithmetic on sizes and on other constants;
-    - Identity, Dropout (as in inference) and nodes whose results nobody reads are gone. An Identity stays where an output
-      of the graph is a copy of an input or of another output;
+    - Identity, Dropout (as in inference), what does nothing for these sizes (a Reshape to the same shape), and nodes
+      whose results nobody reads are gone. An Identity stays where an output of the graph is a copy of an input or of
+      another output;
     - convolutions and pools have explicit attributes (see `windows`).
 
     Raises `GraphError` for sizes that do not fit the inputs (a name, a rank, a fixed dimension, one symbol with two
@@ -98,15 +102,18 @@ class _Inference:
         if not self.renamed.keys().isdisjoint(node.inputs):
             node = node.replace(inputs=tuple(self.renamed.get(name, name) for name in node.inputs))
         operands = Operands(node, [self.type(name) for name in node.inputs], [self.constants.get(n) for n in node.inputs])
-        if not node.domain and self._vanishes(operands):
+        if not node.domain and node.proto is None and self._vanishes(operands):
             return
         try:
-            if not node.domain and node.op in windows.WINDOWED:
+            if not node.domain and node.proto is None and node.op in windows.WINDOWED:
                 node = windows.resolve(operands)
                 operands = Operands(node, operands.types, operands.constants)
             types = self._rule(node)(operands)
         except NotKnown:
             types = unknown(operands)
+        if _copies(operands, types):
+            self.renamed[node.outputs[0]] = node.inputs[0]
+            return
         results = self._folded(operands, types)
         for at, name in enumerate(node.outputs):
             if not name:
@@ -126,7 +133,7 @@ class _Inference:
 
     def _rule(self, node: Node) -> Rule:
         rule = {"": RULES, OWN: OWN_RULES}.get(node.domain, {}).get(node.op)
-        if rule is None:
+        if rule is None or node.proto is not None:
             from .fallback import infer_types
 
             rule = infer_types
@@ -159,16 +166,34 @@ class _Inference:
             return None
         if any(type_.shape is not None and _grows(type_, o.constants) for type_ in types[: len(node.outputs)]):
             return None
-        fold = FOLDS.get(node.op) if not node.domain else None
+        fold = FOLDS.get(node.op) if not node.domain and node.proto is None else None
         if fold is None:
             from .fallback import evaluate
 
             fold = evaluate
         try:
             with np.errstate(all="ignore"):
-                return [np.asarray(result) for result in fold(node, o.constants)]
+                results = fold(node, o.constants)
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             o.fail(f"cannot be computed: {error}")
+        # Sequences and optional values of ONNX are no arrays: they stay for the evaluator.
+        return [np.asarray(r) for r in results] if all(isinstance(r, (np.ndarray, np.generic)) for r in results) else None
+
+
+def _copies(o: Operands, types: list[Type]) -> bool:
+    """Whether the first output is the first input for these sizes: a Reshape to the same shape, a Pad by nothing."""
+    node = o.node
+    if node.domain or node.proto is not None or not types or types[0].shape is None or types[0] != o.types[0]:
+        return False
+    if node.op == "Transpose":
+        sizes = o.shape()
+        moving = [axis for axis in node.get("perm") or range(len(sizes))[::-1] if sizes[axis] != 1]
+        return moving == sorted(moving)
+    if node.op == "Slice":
+        return all(step == 1 for *_, step in slices_of(o))
+    if node.op == "Pad":
+        return not any(o.ints(1))
+    return node.op in SAME_SIZE_SAME_VALUE or (node.op in ("Concat", "Sum", "Mean", "Max", "Min") and len(o.types) == 1)
 
 
 def _grows(made: Type, parts: Iterable[Array | None]) -> bool:

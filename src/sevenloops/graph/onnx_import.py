@@ -1,0 +1,291 @@
+"""ONNX files as graphs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import GraphError
+from .dtypes import ELEMENTS
+from .ir import OPSET, Graph, Node, Value
+from .onnx_opsets import NORMALISERS, Builder
+from .protos import require_onnx
+from .shape_rules import RULES
+
+__all__ = ["OLDEST", "load_onnx"]
+
+Array = np.ndarray[Any, Any]
+#: The oldest opset that is read: from it on operators broadcast as NumPy does.
+OLDEST = 7
+#: Names of dimensions that exporters write where they mean none.
+NAMELESS = {"", "?", "-1", "None", "unk"}
+
+
+def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
+    """Read a network: a path (weights in files beside it are found), the bytes of a file, or an `onnx.ModelProto`.
+
+    Opsets 7 to the newest that the installed `onnx` knows. Operators that have a rule in `shape_rules.RULES` become
+    nodes with the meaning of opset `OPSET`, without `proto`. Every other node (an operator of its own, control flow,
+    BatchNormalization in training) keeps its `proto` and `opset`, for the evaluator of `onnx` alone; values that a body
+    of control flow reads from outside are listed as further inputs, under the names in the attribute `captured`.
+    Initializers and Constant nodes are `constants`, of the dtype that the file has; calls of the model's own functions
+    are replaced by what is in them.
+
+    Raises `GraphError` for a file that cannot be read, is damaged, or contradicts itself.
+    """
+    require_onnx()
+    model = _inlined(_read(source))
+    opsets = _opsets(model)
+    try:
+        return _graph(model, opsets)
+    except GraphError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise GraphError(f"the ONNX model is damaged: {type(error).__name__}: {error}") from error
+
+
+def _read(source: Any) -> Any:
+    """The model, its weights loaded."""
+    import onnx
+
+    if isinstance(source, onnx.ModelProto):
+        return _complete(source)
+    if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
+        raise GraphError(f"a path, bytes or an onnx.ModelProto is needed, got {type(source).__name__}")
+    name = "the bytes"
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            path, name = Path(source), str(source)
+            if path.is_dir():
+                raise GraphError(f"{name} is a folder, not an ONNX file")
+            model = onnx.load(str(path))
+        else:
+            model = onnx.ModelProto.FromString(bytes(source))
+    except GraphError:
+        raise
+    except FileNotFoundError as error:
+        raise GraphError(f"there is no file {error.filename or name}") from error
+    except OSError as error:
+        raise GraphError(f"{name} cannot be read: {error}") from error
+    except Exception as error:  # protobuf's DecodeError, and what onnx raises for files with weights and text forms
+        raise GraphError(f"{name} cannot be read as an ONNX model, or a damaged one: {error}") from error
+    if not model.HasField("graph"):
+        raise GraphError(f"{name}: no ONNX model, there is no graph in it")
+    return _complete(model)
+
+
+def _complete(model: Any) -> Any:
+    from onnx.external_data_helper import uses_external_data
+
+    for tensor in model.graph.initializer:
+        if uses_external_data(tensor):
+            raise GraphError(f"the data of {tensor.name!r} lie in another file: pass the path of the model")
+    return model
+
+
+def _opsets(model: Any) -> dict[str, int]:
+    import onnx
+
+    opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    if not opsets and any(not node.domain for node in model.graph.node):
+        raise GraphError("the ONNX model does not say which opset it uses")
+    if not OLDEST <= opsets.get("", OPSET) <= newest:
+        raise GraphError(f"the ONNX model has opset {opsets['']}; opsets {OLDEST} to {newest} can be read")
+    return {"": OPSET, **opsets}
+
+
+def _inlined(model: Any) -> Any:
+    """The model without functions of its own."""
+    if not model.functions:
+        return model
+    from onnx import inliner
+
+    try:
+        return inliner.inline_local_functions(model, convert_version=True)
+    except Exception as error:  # a C++ exception without a class of its own
+        raise GraphError(f"the functions of the ONNX model cannot be inlined: {error}") from error
+
+
+def _graph(model: Any, opsets: dict[str, int]) -> Graph:
+    proto = model.graph
+    names = {name for node in proto.node for side in (node.input, node.output) for name in side}
+    names |= {value.name for value in (*proto.input, *proto.output, *proto.initializer)}
+    build = Builder(names)
+    for tensor in proto.initializer:
+        build.constants[tensor.name] = _array(tensor, tensor.name)
+    for sparse in proto.sparse_initializer:
+        build.constants[sparse.values.name] = _dense(sparse)
+    inputs = tuple(_value(info) for info in proto.input if info.name not in build.constants)
+    build.types = {info.name: _value(info) for info in (*proto.value_info, *proto.output)}
+    build.types |= {value.name: value for value in inputs}
+    known = {value.name for value in inputs} | set(build.constants) | {n for node in proto.node for n in node.output}
+    for node in _sorted(proto.node, {value.name for value in inputs} | set(build.constants)):
+        _add(build, node, opsets, known)
+    written = {name for node in build.nodes for name in node.outputs if name}
+    values = {name: value for name, value in build.types.items() if name in written}
+    outputs = tuple(info.name for info in proto.output)
+    return Graph(tuple(build.nodes), inputs, outputs, build.constants, values, proto.name or "graph")
+
+
+def _add(build: Builder, proto: Any, opsets: dict[str, int], known: set[str]) -> None:
+    """One node: a constant, nodes of opset `OPSET`, or the node as it is."""
+    import onnx
+
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    if not domain and proto.op_type == "Constant":
+        build.constants[proto.output[0]] = _constant(proto)
+        return
+    bodies = [a.g for a in proto.attribute if a.HasField("g")] + [g for a in proto.attribute for g in a.graphs]
+    attributes = {a.name: _plain(a) for a in proto.attribute if not (a.HasField("g") or a.graphs)}
+    captured = tuple(sorted(set().union(*map(_free, bodies)) & known)) if bodies else ()
+    inputs, outputs = (*proto.input, *captured), tuple(proto.output)
+    node = Node(proto.op_type, inputs, outputs, attributes, proto.name, domain, opset=opsets.get(domain, 1))
+    if not domain and not bodies and (node.op in RULES or node.op in NORMALISERS):
+        try:
+            version = onnx.defs.get_schema(node.op, node.opset, "").since_version
+        except onnx.defs.SchemaError:
+            raise GraphError(f"{node.op} {node.label!r}: there is no such operator in opset {node.opset}") from None
+        normal = node.replace(opset=OPSET, outputs=_trimmed(outputs), inputs=_trimmed(inputs))
+        if _says_nothing_new(node, version) and NORMALISERS.get(node.op, _as_it_is)(build, normal, version):
+            return
+    kept = {**attributes, **({"captured": captured} if captured else {})}
+    build.nodes.append(node.replace(attributes=kept, proto=proto.SerializeToString()))
+
+
+def _as_it_is(build: Builder, node: Node, version: int) -> bool:
+    build.nodes.append(node)
+    return True
+
+
+def _says_nothing_new(node: Node, version: int) -> bool:
+    """Whether the node has no attribute that opset `OPSET` did not have yet, or only its default."""
+    import onnx
+
+    if version <= OPSET or node.op in NORMALISERS:
+        return True
+    older, newer = (onnx.defs.get_schema(node.op, opset, "").attributes for opset in (OPSET, node.opset))
+    added = [name for name in node.attributes if name not in older]
+    return all(name in newer and _plain(newer[name].default_value) == node.get(name) for name in added)
+
+
+def _trimmed(names: Sequence[str]) -> tuple[str, ...]:
+    """Names without those left out at the end."""
+    end = len(names)
+    while end and not names[end - 1]:
+        end -= 1
+    return tuple(names[:end])
+
+
+def _sorted(nodes: Iterable[Any], known: set[str]) -> list[Any]:
+    """The nodes so that values are written before they are read; files have them so, but not all do."""
+    waiting, found, known = list(nodes), list[Any](), {*known, ""}
+    everything = {name for node in waiting for name in node.output}
+    while waiting:
+        later = []
+        for node in waiting:
+            needs = [*node.input, *(name for a in node.attribute if a.HasField("g") for name in _free(a.g))]
+            if all(name in known or name not in everything for name in needs):
+                found.append(node)
+                known.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            raise GraphError(f"{later[0].op_type} {later[0].name!r} reads, through other nodes, what it writes")
+        waiting = later
+    return found
+
+
+def _free(body: Any) -> set[str]:
+    """The names that a body reads and does not write."""
+    written = {value.name for value in (*body.input, *body.initializer)}
+    written |= {tensor.values.name for tensor in body.sparse_initializer}
+    read = {value.name for value in body.output}
+    for node in body.node:
+        read.update(node.input)
+        written.update(node.output)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                read |= _free(attribute.g)
+            for graph in attribute.graphs:
+                read |= _free(graph)
+    return read - written - {""}
+
+
+def _value(info: Any) -> Value:
+    """A value with its declared type; dimensions without a name get one of their own."""
+    if not info.type.HasField("tensor_type"):
+        return Value(info.name, None, "object")
+    tensor = info.type.tensor_type
+    dtype = ELEMENTS.get(tensor.elem_type, "float32")
+    if not tensor.HasField("shape"):
+        return Value(info.name, None, dtype)
+    dims: list[int | str] = []
+    for at, dim in enumerate(tensor.shape.dim):
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
+            dims.append(int(dim.dim_value))
+        else:
+            dims.append(f"{info.name}_{at}" if dim.dim_param.strip() in NAMELESS else dim.dim_param)
+    return Value(info.name, tuple(dims), dtype)
+
+
+def _array(tensor: Any, name: str) -> Array:
+    """A constant; raises `GraphError` for data that do not fit its size."""
+    from onnx import numpy_helper
+
+    if tensor.data_type not in ELEMENTS:
+        raise GraphError(f"the constant {name!r} has element type {tensor.data_type}, which ONNX does not have")
+    try:
+        array = np.asarray(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError) as error:
+        raise GraphError(f"the constant {name!r} is damaged: {error}") from error
+    if array.shape != tuple(tensor.dims):
+        raise GraphError(f"the constant {name!r} is damaged: {array.shape} instead of {tuple(tensor.dims)}")
+    return array
+
+
+def _dense(sparse: Any) -> Array:
+    """A sparse constant: values, and their places as indices of the flattened array or one row of indices each."""
+    values, places = _array(sparse.values, sparse.values.name), _array(sparse.indices, sparse.values.name)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    at = np.ravel_multi_index(tuple(places.T), dense.shape) if places.ndim == 2 else places
+    dense.ravel()[at] = values
+    return dense
+
+
+def _constant(proto: Any) -> Array:
+    """What a Constant node says."""
+    if len(proto.attribute) != 1 or len(proto.output) != 1:
+        raise GraphError(f"Constant {proto.name!r} needs one value and one output")
+    (attribute,) = proto.attribute
+    name, value = attribute.name, attribute
+    if name == "value":
+        return _array(value.t, proto.output[0])
+    if name == "sparse_value":
+        return _dense(value.sparse_tensor)
+    plain = _plain(attribute)
+    if name in ("value_string", "value_strings"):
+        return np.array(plain, object)
+    if name not in ("value_float", "value_floats", "value_int", "value_ints"):
+        raise GraphError(f"Constant {proto.name!r} has an attribute {name!r}, which says no value")
+    return np.array(plain, np.float32 if "float" in name else np.int64)
+
+
+def _plain(attribute: Any) -> Any:
+    """The value of an attribute: a number, str, tuple of them, or array."""
+    from onnx import helper
+
+    value: Any = helper.get_attribute_value(attribute) if attribute.type else None
+    if attribute.type == attribute.TENSOR:
+        return _array(value, attribute.name)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if attribute.type in (attribute.INTS, attribute.FLOATS):
+        return tuple(value)
+    if attribute.type == attribute.STRINGS:
+        return tuple(text.decode("utf-8", "surrogateescape") for text in value)
+    return value

@@ -1,7 +1,11 @@
-"""Well-known networks, each defined once: `build("resnet50")` is a `Graph`, with seeded or given weights."""
+"""Well-known networks, each defined once: `build("resnet50")` is a `Graph`, with seeded or given weights.
+
+`pretrained("efficientnet_lite0")` is one with the weights that it was trained to.
+"""
 
 from __future__ import annotations
 
+from .pretrained import PRETRAINED, class_names, pretrained
 from .table import ZOO, Model, Preprocessing, build, find
 
-__all__ = ["ZOO", "Model", "Preprocessing", "build", "find"]
+__all__ = ["PRETRAINED", "ZOO", "Model", "Preprocessing", "build", "class_names", "find", "pretrained"]

@@ -40,15 +40,15 @@ class Affine:
 
     @property
     def scales(self) -> bool:
-        return bool(np.any(self.scale != 1))
+        return bool(np.count_nonzero(self.scale != 1))
 
     @property
     def shifts(self) -> bool:
-        return bool(np.any(self.shift != 0))
+        return bool(np.count_nonzero(self.shift))
 
 
 def _is_line(array: Array) -> bool:
-    return sum(size != 1 for size in array.shape) <= 1
+    return len(array.shape) - array.shape.count(1) <= 1
 
 
 @dataclass

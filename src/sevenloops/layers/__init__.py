@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .elementwise import ELEMENTWISE
 from .pool import POOL
 from .shift import SHIFT_LAYER
 from .transpose import TRANSPOSE
@@ -9,4 +10,4 @@ from .transpose import TRANSPOSE
 __all__ = ["LAYERS"]
 
 #: Every layer by name.
-LAYERS = {row.name: row for row in (TRANSPOSE, SHIFT_LAYER, POOL)}
+LAYERS = {row.name: row for row in (TRANSPOSE, SHIFT_LAYER, POOL, ELEMENTWISE)}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
+
+from sevenloops.layers import expression
 
 Array = np.ndarray[Any, Any]
 
@@ -26,3 +29,74 @@ def pool(p: Any, x: Array) -> Array:
                 total = np.maximum(total, pixel) if p.kind == "max" else total + pixel
         y[(slice(None), *o)] = total if p.kind == "max" else total / count
     return y
+
+
+def _erf(x: Array) -> Array:
+    return np.vectorize(math.erf, otypes=[float])(x)
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.where(x < 0, np.exp(x) / (1 + np.exp(x)), 1 / (1 + np.exp(-x)))
+
+
+def _softplus(x: Array) -> Array:
+    return np.logaddexp(0, x)
+
+
+def _clip(x: Array, low: float, high: float) -> Array:
+    return np.minimum(np.maximum(x, low), high)
+
+
+#: The operators of `layers.expression`, as ONNX defines them.
+OPERATORS: dict[str, Any] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "pow": np.power,
+    "min": np.minimum,
+    "max": np.maximum,
+    "prelu": lambda x, slope: np.where(x < 0, slope * x, x),
+    "neg": np.negative,
+    "abs": np.abs,
+    "reciprocal": lambda x: 1 / x,
+    "sqrt": np.sqrt,
+    "exp": np.exp,
+    "log": np.log,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "erf": _erf,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.round,
+    "sign": np.sign,
+    "sin": np.sin,
+    "cos": np.cos,
+    "softplus": _softplus,
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "mish": lambda x: x * np.tanh(_softplus(x)),
+    "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "hard_swish": lambda x: x * _clip(x / 6 + 0.5, 0, 1),
+    "silu": lambda x: x * _sigmoid(x),
+    "leaky_relu": lambda x, a: np.where(x < 0, a * x, x),
+    "elu": lambda x, a: np.where(x < 0, a * np.expm1(x), x),
+    "celu": lambda x, a: np.where(x < 0, a * np.expm1(x / a), x),
+    "selu": lambda x, a, g: g * np.where(x < 0, a * np.expm1(x), x),
+    "hard_sigmoid": lambda x, a, b: _clip(a * x + b, 0, 1),
+    "clip": _clip,
+    "thresholded_relu": lambda x, a: np.where(x <= a, 0, x),
+}
+
+
+def elementwise(p: Any, *inputs: Array) -> Array:
+    """The expression, operator by operator."""
+
+    def value(e: Any) -> Any:
+        if not isinstance(e, tuple):
+            return np.float64(np.float32(e)) if isinstance(e, float) else inputs[e]
+        count = expression.OPERATORS[e[0]].operands
+        return OPERATORS[e[0]](*map(value, e[1 : 1 + count]), *e[1 + count :])
+
+    return np.broadcast_to(value(p.expression), p.out_shape).astype(np.float64)

@@ -17,7 +17,7 @@ from .arrays import as_array
 from .choice import check_accuracy
 from .compile import Packed, resolve_threads
 from .errors import DtypeError, FallbackWarning, GraphError
-from .graph.ir import Graph, Node, Value
+from .graph.ir import Graph, Value
 from .graph.lower import lower
 from .graph.lowering import PythonStep
 from .graph.passes import optimise
@@ -40,15 +40,6 @@ class NodeArg:
     name: str
     shape: tuple[int | str, ...] | None
     dtype: str
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A plan, and the session's graph behind it where sizes depend on values (see `Lowered`)."""
-
-    plan: Plan
-    dynamic: Node | None
-    tail: Graph | None
 
 
 class InferenceSession:
@@ -81,7 +72,7 @@ class InferenceSession:
         self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
         self.graph = _graph(model)
         self._packed: dict[tuple[Any, ...], Packed] = {}
-        self._parts: OrderedDict[Any, _Part] = OrderedDict()
+        self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._arena: Array | None = None
@@ -119,14 +110,13 @@ class InferenceSession:
         Where sizes depend on values it ends before the first such operator. Raises `GraphError`, `CompileError`.
         """
         with self._lock:
-            return self._part(self.graph, {name: tuple(shape) for name, shape in (shapes or {}).items()}).plan
+            return self._plan(self.graph, {name: tuple(shape) for name, shape in (shapes or {}).items()})
 
     def profile(self, feeds: Mapping[str, Any]) -> list[StepTime]:
         """One run with the time of every step of the plan (not of what lies behind sizes that depend on values)."""
         arrays = self._checked(feeds)
         with self._lock:
-            part = self._part(self.graph, {name: array.shape for name, array in arrays.items()})
-            return part.plan.profile(arrays)[0]
+            return self._plan(self.graph, {name: array.shape for name, array in arrays.items()}).profile(arrays)[0]
 
     # ----------------------------------------------------------------------------------------------- inside
 
@@ -146,12 +136,12 @@ class InferenceSession:
             arrays[name] = np.require(array, requirements=("C", "A"))
         return arrays
 
-    def _part(self, graph: Graph, sizes: Mapping[str, tuple[int, ...]]) -> _Part:
+    def _plan(self, graph: Graph, sizes: Mapping[str, tuple[int, ...]]) -> Plan:
         """The plan of a graph (the session's, or a tail) for sizes; made if it is new."""
         key = (id(graph), tuple(sorted(sizes.items())), records.generation)
-        if key in self._parts:
-            self._parts.move_to_end(key)
-            return self._parts[key]
+        if key in self._plans:
+            self._plans.move_to_end(key)
+            return self._plans[key]
         sized = infer(graph, sizes)
         lowered = lower(optimise(sized) if self._passes else sized)
         self._warn([step for step in lowered.steps if isinstance(step, PythonStep) and step.reason])
@@ -164,11 +154,10 @@ class InferenceSession:
             on_done=self._progress,
         )
         self._arena = plan.arena
-        part = _Part(plan, lowered.dynamic, lowered.tail)
-        self._parts[key] = part
-        while len(self._parts) > MAX_PLANS:
-            self._parts.popitem(last=False)
-        return part
+        self._plans[key] = plan
+        while len(self._plans) > MAX_PLANS:
+            self._plans.popitem(last=False)
+        return plan
 
     def _warn(self, steps: Sequence[PythonStep]) -> None:
         new = {step.op: step for step in steps if step.op not in self._warned}
@@ -178,31 +167,25 @@ class InferenceSession:
             warnings.warn(f"not compiled, computed by onnx's reference evaluator: {reasons}", FallbackWarning, stacklevel=5)
 
     def _run(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        part = self._part(graph, {name: array.shape for name, array in feeds.items()})
-        lowered = part.plan.lowered
-        results = part.plan.run(feeds)
-        constants = {
-            name: np.array(lowered.graph.constants[name]) for name in graph.outputs if name in lowered.graph.constants
-        }
-        if part.dynamic is None:
-            return {**results, **constants}
-        return {**results, **constants, **self._run_tail(part, {**feeds, **results})}
+        plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})
+        results = plan.run(feeds)
+        results.update((name, np.array(plan.constants[name])) for name in graph.outputs if name in plan.constants)
+        return results if plan.dynamic is None else {**results, **self._run_tail(plan, {**feeds, **results})}
 
-    def _run_tail(self, part: _Part, known: Mapping[str, Array]) -> dict[str, Array]:
+    def _run_tail(self, plan: Plan, known: Mapping[str, Array]) -> dict[str, Array]:
         """The operator that decides sizes, and the graph behind it."""
         from .graph.fallback import evaluate
 
-        node, constants = part.dynamic, part.plan.lowered.graph.constants
+        node, tail = plan.dynamic, plan.tail
         assert node is not None
-        values = {**constants, **known}
+        assert tail is not None
+        values = {**plan.constants, **known}
         found = evaluate(node, [values[name] if name else None for name in node.inputs])
-        values.update({name: np.asarray(value) for name, value in zip(node.outputs, found) if name})
+        own = {name: np.asarray(value) for name, value in zip(node.outputs, found) if name}
+        values.update(own)
         if node.op not in self._warned:
             self._warn([PythonStep(node.label, node.op, "the sizes of its outputs depend on values", list, (), ())])
-        tail = part.tail
-        assert tail is not None
         feeds = {value.name: np.ascontiguousarray(values[value.name]) for value in tail.inputs}
-        own = {name: values[name] for name in node.outputs if name}
         return {**own, **(self._run(tail, feeds) if tail.nodes else {})}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,9 +109,9 @@ class Plan:
     """See the module. Made by `compile_plan`; one run at a time."""
 
     def __init__(self, lowered: Lowered, kernels: Sequence[Any], store: Store, arena: Array | None = None) -> None:
-        self.lowered = lowered
+        self.inputs, self.outputs, self.notes = lowered.inputs, lowered.outputs, lowered.graph.notes
+        self.dynamic, self.tail, self.constants = lowered.dynamic, lowered.tail, _needed(lowered)
         self.steps = tuple(PlannedStep(step, kernel) for step, kernel in zip(lowered.steps, kernels))
-        self.inputs, self.outputs = lowered.inputs, lowered.outputs
         self.memory = _memory(lowered)
         size = self.memory.total_bytes
         self.arena = arena if arena is not None and arena.size >= size else aligned_empty((size,), np.uint8)
@@ -126,6 +126,7 @@ class Plan:
             if isinstance(planned.step, Step):
                 self._add_calls(calls, planned, planned.step, store)
             self._ranges.append((begin, len(calls)))
+        self.steps = tuple(PlannedStep(_without_weights(planned.step), planned.kernel) for planned in self.steps)
         self._list = step_list(calls)
         self._segments = self._segmented()
 
@@ -249,6 +250,20 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"{len(self.steps)} steps, arena {self.memory.total_bytes:,} bytes"]
         return "\n".join(lines + [f"  {planned}" for planned in self.steps])
+
+
+def _without_weights(step: Step | PythonStep) -> Step | PythonStep:
+    """The step for the record: its weights are packed, and what they were packed from need not be kept."""
+    if isinstance(step, PythonStep):
+        return step
+    nothing = np.empty(0, np.float32)
+    return replace(step, operands=tuple(Weights(o.key, nothing) if isinstance(o, Weights) else o for o in step.operands))
+
+
+def _needed(lowered: Lowered) -> dict[str, Array]:
+    """The constants that are outputs of the graph or inputs of the operator that decides sizes."""
+    names = [*lowered.graph.outputs, *(lowered.dynamic.inputs if lowered.dynamic else ())]
+    return {name: lowered.graph.constants[name] for name in names if name in lowered.graph.constants}
 
 
 def _packed(weights: Weights, kernel: Kernel, store: Store) -> Packed:

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 
 from ...errors import GraphError
 from ..ir import Graph
-from . import activations, fold_affine, fuse_epilogue
+from . import (
+    activations,
+    fold_affine,
+    fuse_elementwise,
+    fuse_epilogue,
+    fuse_shift,
+    means,
+    pad_into,
+    products,
+    shift,
+    towers,
+    views,
+)
 
 __all__ = ["PASSES", "Pass", "optimise"]
 
@@ -28,9 +40,17 @@ class Pass:
 
 #: All passes in their order.
 PASSES: tuple[Pass, ...] = (
+    Pass("views", views.run, "reshapes, transposes and concatenations in a row become one, or none"),
+    Pass("means", means.run, "global average pools and their like become one operator"),
+    Pass("products", products.run, "products of matrices with constant weights become Gemm in one form"),
     Pass("activations", activations.run, "SiLU, HardSwish, GELU, ... written out in small operators become one operator"),
+    Pass("shift", shift.run, "depthwise convolutions and slices that only move channels become Shift"),
+    Pass("towers", towers.run, "a convolution written as one for each group of channels becomes a grouped one"),
     Pass("fold_affine", fold_affine.run, "batch norm, scales and shifts of channels go into the weights beside them"),
+    Pass("pad_into", pad_into.run, "padding goes into the convolution or pool behind it"),
+    Pass("fuse_shift", fuse_shift.run, "a Shift goes into the 1x1 convolution behind it"),
     Pass("fuse_epilogue", fuse_epilogue.run, "activations and residual adds go into the layer before them"),
+    Pass("fuse_elementwise", fuse_elementwise.run, "other element-wise operators become expressions, neighbours one"),
 )
 
 

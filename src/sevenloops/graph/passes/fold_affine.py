@@ -40,7 +40,7 @@ class Affine:
 
     @property
     def scales(self) -> bool:
-        return bool(np.count_nonzero(self.scale != 1))
+        return bool(np.not_equal(self.scale, 1).any())
 
     @property
     def shifts(self) -> bool:
@@ -48,7 +48,7 @@ class Affine:
 
 
 def _is_line(array: Array) -> bool:
-    return len(array.shape) - array.shape.count(1) <= 1
+    return bool(array.ndim - array.shape.count(1) <= 1)
 
 
 @dataclass

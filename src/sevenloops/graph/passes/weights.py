@@ -12,7 +12,7 @@ from .rewrite import Array, Rewriter
 
 __all__ = ["Layer", "per_channel"]
 
-FUSED = ("activation", "residual", "shift")
+FUSED = ("activation", "residual")
 
 
 def per_channel(array: Array, axis: int, rank: int, channels: int) -> Array | None:
@@ -54,7 +54,7 @@ class Layer:
 
     @classmethod
     def is_one(cls, node: Node) -> bool:
-        """Whether a node is such a layer, with nothing fused to it yet."""
+        """Whether a node is such a layer, without an epilogue yet."""
         return node.op in cls.OPS and not node.domain and not any(name in node.attributes for name in FUSED)
 
     def _bias(self) -> Array | None:
@@ -104,6 +104,8 @@ class Layer:
         if shift.any() and self.node.op == "ConvTranspose":
             return "its pixels see different numbers of taps, so the shift is no bias"
         pads = any(self.node.get("pads", ())) or str(self.node.get("auto_pad", "")).startswith("SAME")
+        if shift.any() and self.node.get("shift"):
+            return "it moves channels, and zeros move in"
         if shift.any() and pads:
             return "it pads with zeros, which are not shifted"
         return None

@@ -1,0 +1,109 @@
+"""What a value is that Slice, Split and Pad cut out of another: for each axis the places that its elements come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ir import Node
+from .rewrite import Array, Rewriter
+
+__all__ = ["Cut", "cuts"]
+
+#: The place of an element that is padding.
+ZERO = -1
+#: Nodes between a value and what it is cut from.
+MAX_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Element `(i, j, ...)` of the value is element `(axes[0][i], axes[1][j], ...)` of `source`; zero where one is -1."""
+
+    source: str
+    axes: tuple[Array, ...]
+
+
+def cuts(rewriter: Rewriter, names: tuple[str, ...]) -> list[Cut] | None:
+    """The values as cuts of the nearest value that all of them come from; None where there is none."""
+    chains = [_chain(rewriter, name) for name in names]
+    if any(len(chain) < 2 for chain in chains):
+        return None
+    common = set.intersection(*({name for name, _ in chain} for chain in chains))
+    source = next((name for name, _ in chains[0] if name in common), None)
+    shape = None if source is None else rewriter.shape(source)
+    if source is None or shape is None:
+        return None
+    found = []
+    for chain in chains:
+        axes: list[Array] | None = [np.arange(size) for size in shape]
+        at = next(index for index, (name, _) in enumerate(chain) if name == source)
+        for (name, _), (_, node) in zip(reversed(chain[:at]), reversed(chain[1 : at + 1])):
+            axes = None if axes is None or node is None else _step(rewriter, node, name, axes)
+        if axes is None:
+            return None
+        found.append(Cut(source, tuple(axes)))
+    return found
+
+
+def _chain(rewriter: Rewriter, name: str) -> list[tuple[str, Node | None]]:
+    """The value and those that it is cut from, nearest first, each with the node that reads it there."""
+    chain: list[tuple[str, Node | None]] = [(name, None)]
+    while len(chain) <= MAX_STEPS:
+        node = rewriter.producer(chain[-1][0])
+        if node is None or node.domain or node.op not in ("Slice", "Split", "Pad"):
+            break
+        chain.append((node.inputs[0], node))
+    return chain
+
+
+def _step(rewriter: Rewriter, node: Node, output: str, axes: list[Array]) -> list[Array] | None:
+    if node.op == "Slice":
+        return _slice(rewriter, node, axes)
+    return _split(rewriter, node, output, axes) if node.op == "Split" else _pad(rewriter, node, axes)
+
+
+def _integers(rewriter: Rewriter, name: str, default: list[int]) -> list[int] | None:
+    if not name:
+        return default
+    array = rewriter.constant(name)
+    return None if array is None else [int(value) for value in array.reshape(-1)]
+
+
+def _slice(rewriter: Rewriter, node: Node, axes: list[Array]) -> list[Array] | None:
+    starts, ends = (_integers(rewriter, node.input(at), []) for at in (1, 2))
+    if starts is None or ends is None:
+        return None
+    along = _integers(rewriter, node.input(3), list(range(len(starts))))
+    steps = _integers(rewriter, node.input(4), [1] * len(starts))
+    if along is None or steps is None:
+        return None
+    result = list(axes)
+    for axis, start, end, step in zip(along, starts, ends, steps):
+        result[axis] = result[axis][start:end:step]
+    return result
+
+
+def _split(rewriter: Rewriter, node: Node, output: str, axes: list[Array]) -> list[Array] | None:
+    shapes = [rewriter.shape(name) for name in node.outputs]
+    axis, first = int(node.get("axis", 0)) % len(axes), 0
+    for name, shape in zip(node.outputs, shapes):
+        if shape is None:
+            return None
+        if name == output:
+            return [part[first : first + shape[axis]] if at == axis else part for at, part in enumerate(axes)]
+        first += shape[axis]
+    return None
+
+
+def _pad(rewriter: Rewriter, node: Node, axes: list[Array]) -> list[Array] | None:
+    amounts = _integers(rewriter, node.input(1), [])
+    along = _integers(rewriter, node.input(3), list(range(len(axes))))
+    zero = not node.input(2) or rewriter.scalar(node.inputs[2]) == 0
+    if amounts is None or along is None or not zero or node.get("mode", "constant") != "constant" or min(amounts) < 0:
+        return None
+    result = list(axes)
+    for at, axis in enumerate(along):
+        result[axis] = np.pad(result[axis], (amounts[at], amounts[at + len(along)]), constant_values=ZERO)
+    return result

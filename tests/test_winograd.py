@@ -146,3 +146,16 @@ def test_balanced_points_round_less() -> None:
         kernel = sevenloops.compile(problem, schedule=schedule(points=name, block_rows=4, block_columns=4))
         errors[name] = np.abs(run(kernel, operands) - expected).max() / np.abs(expected).max()
     assert errors["balanced"] < 0.5 * errors["integers"] < 1e-5
+
+
+def test_a_task_computes_one_block() -> None:
+    """Where blocks do not divide the image, V and M are still those of one block: no loop over blocks inside a task."""
+    from sevenloops.compile.build import lowered_text
+    from sevenloops.compile.workers import run_job
+
+    problem = conv("mb1 ic16 ih11 iw11 oc32 kh3 kw3 ph1 pw1")
+    schedule = Schedule("winograd", **{**BASE, "block_rows": 2, "block_columns": 2})
+    loops = run_job(lowered_text, problem, schedule, Machine.described("avx512"))["loops"]
+    tasks = [line for line in loops.splitlines() if "parallel" in line]
+    assert len(tasks) == 1 and ", 0, 4)" in tasks[0], tasks
+    assert "for (M.s0.b" not in loops and "for (V.s0.b" not in loops

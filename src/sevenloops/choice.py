@@ -30,6 +30,7 @@ from . import records
 from .algorithms import ALGORITHMS, Algorithm
 from .algorithms import cost as cost_module
 from .algorithms import tiles as tiles_module
+from .descriptor import parse_problem
 from .errors import ProblemError, Unsupported
 from .machine import Machine
 from .problem import ConvProblem, Problem
@@ -189,6 +190,8 @@ def _by_record(
     offers = _ranked([*map(_candidate, measured), *newer])
     best = measured[0]
     source = f"{record.date[:10]} on {record.cpu}"
+    if record.problem != str(problem):
+        source += f", as {record.problem!r}"
     now_s = _predicted_s(problem, best.schedule, machine)[0] if newer else 0.0
     if newer and newer[0].predicted_s < CLEARLY * min(best.median_s, now_s):
         why = f"{newer[0]}, newer than the tuned record of {source} and clearly below {_list([_candidate(best)])}"
@@ -216,10 +219,12 @@ def _predicted_s(problem: Problem, schedule: Schedule, machine: Machine) -> tupl
 
 @functools.cache
 def model_digest(name: str) -> str:
-    """Stands for the sources of an algorithm and of the cost model: what it taught counts only while they stay the same."""
-    define: Any = ALGORITHMS[name].define
-    own = sys.modules[getattr(define, "func", define).__module__]  # a `functools.partial` has the function inside
-    files = [cost_module.__file__, tiles_module.__file__, own.__file__]
+    """Stands for the sources of an algorithm and of the cost model: with others, what was predicted is predicted again."""
+    own = []
+    for function in (ALGORITHMS[name].define, ALGORITHMS[name].schedules):  # schedules come from the module of the model
+        inner: Any = getattr(function, "func", function)  # a `functools.partial` has the function inside
+        own.append(sys.modules[inner.__module__].__file__)
+    files = [cost_module.__file__, tiles_module.__file__, *dict.fromkeys(own)]
     digest = hashlib.sha256()
     for file in files:
         digest.update(Path(file).read_bytes() if file else b"")
@@ -231,10 +236,29 @@ def learned_factor(row: Algorithm, problem: Problem, machine: Machine) -> float:
     total, weights = 0.0, PRIOR
     for weight, record in _similar(str(problem), machine, records.generation, records.path()):
         for result in record.results:
-            if result.schedule.algorithm == row.name and result.model == model_digest(row.name):
-                total += weight * math.log(result.median_s / result.predicted_s)
+            predicted_s = _present_s(record.problem, result, machine) if result.schedule.algorithm == row.name else None
+            if predicted_s is not None:
+                total += weight * math.log(result.median_s / predicted_s)
                 weights += weight
     return min(max(math.exp(total / weights), FACTORS[0]), FACTORS[1])
+
+
+def _present_s(problem: str, result: Result, machine: Machine) -> float | None:
+    """What the model as it is now predicts for a result of a record; None if its schedule no longer fits."""
+    if result.model == model_digest(result.schedule.algorithm):
+        return result.predicted_s
+    return _predicted_again_s(problem, result.schedule, machine)
+
+
+@functools.lru_cache(maxsize=4096)
+def _predicted_again_s(descriptor: str, schedule: Schedule, machine: Machine) -> float | None:
+    row = ALGORITHMS[schedule.algorithm]
+    try:
+        problem = parse_problem(descriptor)
+    except ProblemError:
+        return None
+    fits = isinstance(problem, row.kinds) and row.check(problem, schedule, machine) is None
+    return row.predicted_s(problem, schedule, machine) if fits else None
 
 
 @functools.lru_cache(maxsize=256)

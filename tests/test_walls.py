@@ -32,7 +32,7 @@ ROOMS = {
     "analysis": "analysis",
     "front": "sevenloops",
     "bench": "bench",
-    "demo": "demo",
+    "demo": "demo classify",
     "cli": "cli __main__",
 }
 RANKS = {module: rank for rank, modules in enumerate(ROOMS.values()) for module in modules.split()}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .pretrained import PRETRAINED, class_names, pretrained
+from .pretrained import PRETRAINED, class_names, packaged, pretrained
 from .table import ZOO, Model, Preprocessing, build, find
 
-__all__ = ["PRETRAINED", "ZOO", "Model", "Preprocessing", "build", "class_names", "find", "pretrained"]
+__all__ = ["PRETRAINED", "ZOO", "Model", "Preprocessing", "build", "class_names", "find", "packaged", "pretrained"]

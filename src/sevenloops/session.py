@@ -20,6 +20,7 @@ from .errors import DtypeError, FallbackWarning, GraphError
 from .graph.ir import Graph, Value
 from .graph.lower import lower
 from .graph.lowering import PythonStep
+from .graph.onnx_weights import release
 from .graph.passes import optimise
 from .graph.plan import Plan, StepTime, compile_plan
 from .graph.shapes import infer
@@ -110,7 +111,8 @@ class InferenceSession:
         Where sizes depend on values it ends before the first such operator. Raises `GraphError`, `CompileError`.
         """
         with self._lock:
-            return self._plan(self.graph, {name: tuple(shape) for name, shape in (shapes or {}).items()})
+            fixed = {value.name: value.sizes for value in self.graph.inputs if value.known}
+            return self._plan(self.graph, fixed | {name: tuple(shape) for name, shape in (shapes or {}).items()})
 
     def profile(self, feeds: Mapping[str, Any]) -> list[StepTime]:
         """One run with the time of every step of the plan (not of what lies behind sizes that depend on values)."""
@@ -144,6 +146,9 @@ class InferenceSession:
             return self._plans[key]
         sized = infer(graph, sizes)
         lowered = lower(optimise(sized) if self._passes else sized)
+        del sized
+        for array in self.graph.constants.values():  # passes have made others of most of them
+            release(array)
         self._warn([step for step in lowered.steps if isinstance(step, PythonStep) and step.reason])
         plan = compile_plan(
             lowered,

@@ -102,7 +102,7 @@ class Kernel:
 
         `weights` has the problem's `w_shape` (a matrix product: B in its `b_shape`). Raises `ArrayError`, `DtypeError`.
         """
-        array = np.ascontiguousarray(as_array(self._names[1], weights))
+        array = np.require(as_array(self._names[1], weights), requirements=("C", "A"))
         check_array(self._names[1], array, self._w_shape, self._dtype)
         packed = aligned_empty(self.image.pack_buffers[-1].shape, self.problem.dtype)
         code = self.loaded.pack(address(array), address(packed))

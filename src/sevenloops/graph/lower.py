@@ -62,15 +62,15 @@ class Lowered:
     """Steps in order, with the storages that graph inputs and outputs lie in.
 
     `tail` is what is left of the graph where sizes depend on values: `dynamic`, the node that decides them, runs first.
-    `outputs` gives the graph's outputs, and what `dynamic` and `tail` read, as plain tensors of a storage each (a constant
-    is not in it).
+    `outputs` gives the graph's outputs, and what `dynamic` and `tail` read, as plain tensors of a storage each; those of
+    them that are constants are in `constants`.
     """
 
-    graph: Graph
     steps: tuple[Step | PythonStep, ...]
     storages: tuple[Storage, ...]
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    constants: dict[str, Any]
     notes: tuple[str, ...]
     dynamic: Node | None = None
     tail: Graph | None = None
@@ -92,7 +92,9 @@ def lower(graph: Graph) -> Lowered:
         _lower_node(lo, node)
     needed = list(graph.outputs) if dynamic is None else _needed(graph, ready, dynamic, tail)
     outputs = _finish(lo, needed, inputs)
-    return Lowered(graph, tuple(lo.steps), tuple(lo.storages), inputs, outputs, tuple(lo.notes), dynamic, tail)
+    fixed = [*graph.outputs, *(dynamic.inputs if dynamic else ())]
+    constants = {name: graph.constants[name] for name in fixed if name in graph.constants}
+    return Lowered(tuple(lo.steps), tuple(lo.storages), inputs, outputs, constants, graph.notes, dynamic, tail)
 
 
 def _lower_node(lo: Lowering, node: Node) -> None:

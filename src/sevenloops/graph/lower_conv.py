@@ -57,7 +57,7 @@ def _bias(lo: Lowering, name: str, channels: int) -> Operand:
 
 def _weights(lo: Lowering, name: str) -> Operand:
     array = lo.constant(name)
-    return lo.plain(name) if array is None else Weights((name,), array)
+    return lo.plain(name) if array is None else Weights((name,), [array])
 
 
 def _needs_float32(lo: Lowering, *names: str) -> None:
@@ -128,7 +128,7 @@ def _conv_as_product(lo: Lowering, node: Node) -> None:
     x, order = lo.channels_last(node.inputs[0]), last(len(lo.shape(node.inputs[0])))
     weights = _weights(lo, node.inputs[1])
     if isinstance(weights, Weights):
-        weights = Weights((*weights.key, "matrix"), weights.array.reshape(out_channels, channels))
+        weights = weights.changed(weights.held[0].reshape(out_channels, channels), "matrix")
     operands = [x, weights, *_extras(lo, node, order, out_channels)]
     lo.emit(problem, tuple(operands), lo.output(node.outputs[0], order))
 
@@ -197,7 +197,7 @@ def _matrix_and_weights(lo: Lowering, node: Node, trans_a: bool, trans_b: bool) 
     if source is not None and b is not None and not trans_a and _flattened(source, lo.shape(a_name)):
         return _read_as_it_lies(source, b_name, b, trans_b)
     a = lo.operand(a_name, (0, 1))
-    return a, lo.plain(b_name) if b is None else Weights((b_name,), b)
+    return a, lo.plain(b_name) if b is None else Weights((b_name,), [b])
 
 
 def _flattened(source: Tensor, shape: tuple[int, ...]) -> bool:
@@ -209,9 +209,9 @@ def _read_as_it_lies(source: Tensor, b_name: str, b: Any, trans_b: bool) -> tupl
     """The flattened image without a copy, and the rows of B in the order in which its elements lie."""
     rows = np.arange(math.prod(source.shape[1:])).reshape(source.shape[1:])
     order = rows.transpose([axis - 1 for axis in source.order[1:]]).reshape(-1)
-    permuted = b[:, order] if trans_b else b[order]
     flat = source.seen((source.shape[0], rows.size), (0, 1))
-    return flat, Weights((b_name, "flat", source.order, source.shape[1:]), permuted)
+    weights = Weights((b_name, "flat", source.order, source.shape[1:]), [b], (1 if trans_b else 0, order))
+    return flat, weights
 
 
 def matmul(lo: Lowering, node: Node) -> None:
@@ -224,14 +224,14 @@ def matmul(lo: Lowering, node: Node) -> None:
     (m, k), n = a_shape[-2:], b_shape[-1]
     epilogue = _epilogue(node, bool(node.input(2)))
     b_const = lo.constant(node.inputs[1])
-    b: Operand = lo.plain(node.inputs[1]) if b_const is None else Weights((node.inputs[1],), b_const)
+    b: Operand = lo.plain(node.inputs[1]) if b_const is None else Weights((node.inputs[1],), [b_const])
     a = lo.operand(node.inputs[0], identity(len(a_shape)))
     extras = _extras(lo, node, identity(len(y_shape)), n)
     y = lo.output(node.outputs[0], identity(len(y_shape)))
     if math.prod(b_shape[:-2]) == 1:
         rows = math.prod(a_shape[:-1])
         if isinstance(b, Weights):
-            b = replace(b, array=b.array.reshape(k, n))
+            b = b.changed(b.held[0].reshape(k, n))
         lo.emit(GemmProblem(rows, n, k, epilogue=epilogue), (a, b, *extras), y)
         return
     pairs = list(np.ndindex(*y_shape[:-2]))
@@ -250,8 +250,9 @@ def _matrix(operand: Operand, shape: tuple[int, ...], index: tuple[int, ...]) ->
     at = int(np.ravel_multi_index(own, batch)) if batch else 0
     if isinstance(operand, Tensor):
         return replace(operand, shape=shape[-2:], order=(0, 1), offset=operand.offset + at * math.prod(shape[-2:]))
-    part = operand.array.reshape(-1, *shape[-2:])[at]
-    return Weights((*operand.key, at), part) if isinstance(operand, Weights) else Constant(aligned(part))
+    whole = operand.held[0] if isinstance(operand, Weights) else operand.array
+    part = whole.reshape(-1, *shape[-2:])[at]
+    return operand.changed(part, at) if isinstance(operand, Weights) else Constant(aligned(part))
 
 
 def shift(lo: Lowering, node: Node) -> None:

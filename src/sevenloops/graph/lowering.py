@@ -21,12 +21,15 @@ from ..errors import SevenLoopsError
 from ..layers.copy_slice import CopySlice
 from ..layers.permute import Permute
 from .ir import Graph, Node
+from .onnx_weights import release
 from .place import Storage, Tensor, identity, last
 from .views import reshape_order, reshaped
 
 __all__ = ["Constant", "Lowering", "NotLowered", "Operand", "PythonStep", "Step", "Weights"]
 
 Array = np.ndarray[Any, Any]
+#: What is copied at once of weights that lie in a file.
+BLOCK_BYTES = 2**23
 
 
 class NotLowered(SevenLoopsError):
@@ -42,10 +45,34 @@ class Constant:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of a constant, to be packed by the step's kernel; `key` names them for all steps that use them alike."""
+    """Weights of a constant, to be packed by the step's kernel; `key` names them for all steps that use them alike.
+
+    `held` is the array, or empty once it is packed. `gather` is an axis of a matrix and indices to take along it first.
+    """
 
     key: tuple[Any, ...]
-    array: Array = field(repr=False)
+    held: list[Array] = field(repr=False, compare=False)
+    gather: tuple[int, Array] | None = field(default=None, repr=False, compare=False)
+
+    def changed(self, array: Array, *key: Any) -> Weights:
+        """Other weights made of these."""
+        return Weights((*self.key, *key), [array])
+
+    def take(self) -> Array:
+        """What is to be packed; not held any more. Memory of a mapped file is let go of as it is read."""
+        array = self.held.pop()
+        if self.gather is None:
+            return array
+        axis, indices = self.gather
+        gathered = aligned_empty(array.shape, array.dtype)
+        if axis == 0:
+            np.take(array, indices, axis=0, out=gathered, mode="clip")
+            release(array)
+        else:
+            for rows in blocks(array):
+                np.take(array[rows], indices, axis=1, out=gathered[rows], mode="clip")
+                release(array[rows])
+        return gathered
 
 
 Operand = Union[Tensor, Constant, Weights]
@@ -103,7 +130,6 @@ class Lowering:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.steps: list[Step | PythonStep] = []
-        self.notes: list[str] = []
         self.storages: list[Storage] = []
         self._tensors: dict[str, Tensor] = {}
         self._pending: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
@@ -288,9 +314,19 @@ class Lowering:
 
 def aligned(array: Array) -> Array:
     """A dense copy that starts on a cache line, or the array itself if it does."""
-    dense = np.ascontiguousarray(array)
-    if address(dense) % ALIGNMENT == 0 and dense.flags.aligned:
-        return dense
-    copy = aligned_empty(dense.shape, dense.dtype)
-    copy[...] = dense
+    if array.flags.c_contiguous and array.flags.aligned and address(array) % ALIGNMENT == 0:
+        return array
+    copy = aligned_empty(array.shape, array.dtype)
+    if array.ndim < 2:
+        copy[...] = array
+    else:
+        for rows in blocks(array):
+            copy[rows] = array[rows]
+            release(array[rows])
     return copy
+
+
+def blocks(array: Array) -> list[slice]:
+    """Runs of rows of some megabytes."""
+    rows = max(1, BLOCK_BYTES * len(array) // max(1, array.nbytes))
+    return [slice(start, start + rows) for start in range(0, len(array), rows)]

@@ -13,6 +13,7 @@ from ..errors import GraphError
 from .dtypes import ELEMENTS
 from .ir import OPSET, Graph, Node, Value
 from .onnx_opsets import NORMALISERS, Builder
+from .onnx_weights import map_file, strip
 from .protos import require_onnx
 from .shape_rules import RULES
 
@@ -21,6 +22,8 @@ __all__ = ["OLDEST", "load_onnx"]
 Array = np.ndarray[Any, Any]
 #: The oldest opset that is read: from it on operators broadcast as NumPy does.
 OLDEST = 7
+#: Suffixes of files that are not in the binary form.
+TEXT_FORMS = {".json", ".onnxtxt", ".onnxtext", ".prototxt", ".pbtxt", ".textproto", ".txtpb"}
 #: Names of dimensions that exporters write where they mean none.
 NAMELESS = {"", "?", "-1", "None", "unk"}
 
@@ -38,33 +41,38 @@ def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
     Raises `GraphError` for a file that cannot be read, is damaged, or contradicts itself.
     """
     require_onnx()
-    model = _inlined(_read(source))
+    model, arrays = _read(source)
+    model = _inlined(model)
     opsets = _opsets(model)
     try:
-        return _graph(model, opsets)
+        return _graph(model, opsets, arrays)
     except GraphError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise GraphError(f"the ONNX model is damaged: {type(error).__name__}: {error}") from error
 
 
-def _read(source: Any) -> Any:
-    """The model, its weights loaded."""
+def _read(source: Any) -> tuple[Any, dict[str, Array]]:
+    """The model without its large weights, and those by name."""
     import onnx
 
     if isinstance(source, onnx.ModelProto):
-        return _complete(source)
+        return _complete(source, None), {}
     if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         raise GraphError(f"a path, bytes or an onnx.ModelProto is needed, got {type(source).__name__}")
-    name = "the bytes"
+    name, path = "the bytes", None
     try:
         if isinstance(source, (str, os.PathLike)):
             path, name = Path(source), str(source)
             if path.is_dir():
                 raise GraphError(f"{name} is a folder, not an ONNX file")
-            model = onnx.load(str(path))
+            if path.suffix in TEXT_FORMS:
+                return _complete(onnx.load(str(path)), path), {}
+            data = map_file(path) if path.stat().st_size else memoryview(b"")
         else:
-            model = onnx.ModelProto.FromString(bytes(source))
+            data = memoryview(source).cast("B")
+        stripped = strip(data)
+        model = _complete(onnx.ModelProto.FromString(stripped.message), path)
     except GraphError:
         raise
     except FileNotFoundError as error:
@@ -75,15 +83,18 @@ def _read(source: Any) -> Any:
         raise GraphError(f"{name} cannot be read as an ONNX model, or a damaged one: {error}") from error
     if not model.HasField("graph"):
         raise GraphError(f"{name}: no ONNX model, there is no graph in it")
-    return _complete(model)
+    return model, stripped.arrays
 
 
-def _complete(model: Any) -> Any:
-    from onnx.external_data_helper import uses_external_data
+def _complete(model: Any, path: Path | None) -> Any:
+    """The model with the weights that lie in files beside it."""
+    from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
-    for tensor in model.graph.initializer:
-        if uses_external_data(tensor):
-            raise GraphError(f"the data of {tensor.name!r} lie in another file: pass the path of the model")
+    outside = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
+    if outside and path is None:
+        raise GraphError(f"the data of {outside[0]!r} lie in another file: pass the path of the model")
+    if outside:
+        load_external_data_for_model(model, str(path.parent) if path else "")
     return model
 
 
@@ -111,13 +122,14 @@ def _inlined(model: Any) -> Any:
         raise GraphError(f"the functions of the ONNX model cannot be inlined: {error}") from error
 
 
-def _graph(model: Any, opsets: dict[str, int]) -> Graph:
+def _graph(model: Any, opsets: dict[str, int], arrays: dict[str, Array]) -> Graph:
     proto = model.graph
     names = {name for node in proto.node for side in (node.input, node.output) for name in side}
     names |= {value.name for value in (*proto.input, *proto.output, *proto.initializer)}
     build = Builder(names)
     for tensor in proto.initializer:
-        build.constants[tensor.name] = _array(tensor, tensor.name)
+        given = arrays.get(tensor.name)
+        build.constants[tensor.name] = _array(tensor, tensor.name) if given is None else given
     for sparse in proto.sparse_initializer:
         build.constants[sparse.values.name] = _dense(sparse)
     inputs = tuple(_value(info) for info in proto.input if info.name not in build.constants)

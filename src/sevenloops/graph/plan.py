@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from ..problem import ConvProblem, GemmProblem
 from .lower import Lowered
 from .lowering import Constant, PythonStep, Step, Weights, aligned
 from .memory import MemoryPlan, Span, plan_memory
+from .onnx_weights import release
 from .place import Tensor
 
 __all__ = ["Plan", "PlannedStep", "StepTime", "compile_plan"]
@@ -109,8 +111,8 @@ class Plan:
     """See the module. Made by `compile_plan`; one run at a time."""
 
     def __init__(self, lowered: Lowered, kernels: Sequence[Any], store: Store, arena: Array | None = None) -> None:
-        self.inputs, self.outputs, self.notes = lowered.inputs, lowered.outputs, lowered.graph.notes
-        self.dynamic, self.tail, self.constants = lowered.dynamic, lowered.tail, _needed(lowered)
+        self.inputs, self.outputs, self.notes = lowered.inputs, lowered.outputs, lowered.notes
+        self.dynamic, self.tail, self.constants = lowered.dynamic, lowered.tail, lowered.constants
         self.steps = tuple(PlannedStep(step, kernel) for step, kernel in zip(lowered.steps, kernels))
         self.memory = _memory(lowered)
         size = self.memory.total_bytes
@@ -119,6 +121,7 @@ class Plan:
         self._patches: list[_Patch] = []
         self._external = {tensor.storage.id for tensor in (*self.inputs.values(), *self.outputs.values())}
         self._base = {key: address(self.arena) + offset for key, offset in self.memory.offsets.items()}
+        self._unpacked = Counter(o.key for s in lowered.steps for o in s.operands if isinstance(o, Weights))
         calls: list[tuple[int, list[int]]] = []
         self._ranges: list[tuple[int, int]] = []
         for planned in self.steps:
@@ -126,7 +129,7 @@ class Plan:
             if isinstance(planned.step, Step):
                 self._add_calls(calls, planned, planned.step, store)
             self._ranges.append((begin, len(calls)))
-        self.steps = tuple(PlannedStep(_without_weights(planned.step), planned.kernel) for planned in self.steps)
+        assert not self._unpacked, "all weights were packed"
         self._list = step_list(calls)
         self._segments = self._segmented()
 
@@ -154,9 +157,22 @@ class Plan:
                 self._patches.append(_Patch(argument, operand.storage.id, offset))
                 return 0
             return self._base[operand.storage.id] + offset
-        array = _packed(operand, kernel, store).array if isinstance(operand, Weights) else operand.array
+        array = self._pack(operand, kernel, store) if isinstance(operand, Weights) else operand.array
         self._keep.append(array)
         return address(array)
+
+    def _pack(self, weights: Weights, kernel: Kernel, store: Store) -> Array:
+        """The weights as a kernel reads them; packed once for all plans of a session, and not kept as they were."""
+        as_stored = kernel.algorithm in ("gemv", "naive")
+        key = (weights.key, None if as_stored else kernel.schedule, kernel.image.pack_buffers[-1].shape)
+        array = weights.take()
+        if key not in store:
+            store[key] = Packed(aligned(array), ()) if as_stored else kernel.pack(array)
+        self._unpacked[weights.key] -= 1
+        if not self._unpacked[weights.key]:
+            del self._unpacked[weights.key]
+            release(array)
+        return store[key].array
 
     def _segmented(self) -> list[tuple[int, int]]:
         """Runs of steps (first, behind the last) for one native call each; a step in Python stands alone."""
@@ -250,29 +266,6 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"{len(self.steps)} steps, arena {self.memory.total_bytes:,} bytes"]
         return "\n".join(lines + [f"  {planned}" for planned in self.steps])
-
-
-def _without_weights(step: Step | PythonStep) -> Step | PythonStep:
-    """The step for the record: its weights are packed, and what they were packed from need not be kept."""
-    if isinstance(step, PythonStep):
-        return step
-    nothing = np.empty(0, np.float32)
-    return replace(step, operands=tuple(Weights(o.key, nothing) if isinstance(o, Weights) else o for o in step.operands))
-
-
-def _needed(lowered: Lowered) -> dict[str, Array]:
-    """The constants that are outputs of the graph or inputs of the operator that decides sizes."""
-    names = [*lowered.graph.outputs, *(lowered.dynamic.inputs if lowered.dynamic else ())]
-    return {name: lowered.graph.constants[name] for name in names if name in lowered.graph.constants}
-
-
-def _packed(weights: Weights, kernel: Kernel, store: Store) -> Packed:
-    """The weights as a kernel reads them, packed once for all plans of a session."""
-    as_stored = kernel.algorithm in ("gemv", "naive")
-    key = (weights.key, None if as_stored else kernel.schedule, kernel.image.pack_buffers[-1].shape)
-    if key not in store:
-        store[key] = Packed(aligned(weights.array), ()) if as_stored else kernel.pack(weights.array)
-    return store[key]
 
 
 def _memory(lowered: Lowered) -> MemoryPlan:

@@ -185,7 +185,10 @@ def test_a_record_decides() -> None:
 
 def test_another_epilogue_counts_another_kind_of_machine_does_not() -> None:
     records.add([record(result("im2col", 1e-4))])
-    assert choose(CONV.with_epilogue(sevenloops.Epilogue()), MACHINE).schedule.algorithm == "im2col"
+    assert ", as '" not in choose(CONV, MACHINE).why
+    for epilogue in (sevenloops.Epilogue(), sevenloops.Epilogue(True, "relu", residual="before")):
+        chosen = choose(CONV.with_epilogue(epilogue), MACHINE)
+        assert chosen.schedule.algorithm == "im2col" and f", as '{CONV}'" in chosen.why
     assert choose(CONV, dataclasses.replace(MACHINE, name="a sibling")).schedule.algorithm == "im2col"
     for other in ({"cores": 2}, {"l2_bytes": 1 << 24}):
         assert choose(CONV, dataclasses.replace(MACHINE, **other)).schedule.algorithm == "direct"  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ PUBLISHED = {
     "googlenet": (1_582_671_872, 6_998_552, False),
     "squeezenet": (349_151_936, 1_235_496, False),
     "mobilenetv2": (300_774_272, 3_504_872, True),
+    "efficientnetlite0": (385_187_552, 4_652_008, True),
     "shiftresnet20": (16_433_792, 95_642, True),
     "shiftneta": (1_424_306_176, 4_187_720, True),
 }

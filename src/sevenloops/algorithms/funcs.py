@@ -12,7 +12,17 @@ from ..problem import ConvProblem, Problem
 from ..shift import Shift
 from .base import Buffer, Definition, Geometry, strides_of
 
-__all__ = ["apply_epilogue", "definition", "dense", "epilogue_inputs", "image", "moved_by", "padded_input", "padded_rows", "strided"]
+__all__ = [
+    "apply_epilogue",
+    "definition",
+    "dense",
+    "epilogue_inputs",
+    "image",
+    "moved_by",
+    "padded_input",
+    "padded_rows",
+    "strided",
+]
 
 HL_TYPES = {"float32": (hl.Float, 32), "float64": (hl.Float, 64)}
 

@@ -29,7 +29,7 @@ from .winograd_plan import unit_stride
 
 __all__ = ["winograd_cost_cycles", "winograd_schedules"]
 
-# The constants below are fitted to measured times of 650 schedules of 39 layers, on a scale with the models of other algorithms.
+# The constants are fitted to the measured times of 650 schedules of 39 layers, on one scale with the other algorithms.
 #: cycles per point and vector of channels: input transform, output transform, transform of raw weights
 INPUT_CYCLES, OUTPUT_CYCLES, WEIGHT_CYCLES = 20.0, 1.0, 5.5
 #: cycles per vector copied with its padding, and per row of a block narrower than an image that is not in L2: measured; the
@@ -81,7 +81,7 @@ def _tap_cycles(mr: Any, vectors: Any) -> Any:
 def winograd_cost_cycles(problem: ConvProblem, s: Schedule, machine: Machine) -> float:
     """Predicted cycles of the whole convolution on all cores."""
     raw = s.weights == "raw"
-    cut = Cut(*(raw if name == "raw" else s.params[name] for name in Cut._fields))  # type: ignore[arg-type]
+    cut = Cut(*(raw if name == "raw" else s.params[name] for name in Cut._fields))
     source = Geometry.of(problem)
     return float(_cost(unit_stride(source), cut, machine, _gathers(source, machine)))
 
@@ -220,9 +220,11 @@ def _candidates(g: Geometry, machine: Machine) -> Cut:
         for raw in (False, True):
             keep = ((parts > 1) | (not shared)) & ((k_blocks > 0) | (not raw))
             blocks_k = k_blocks[keep] if raw else np.ones(int(keep.sum()), int)
-            choices.append(np.stack((*fixed[:, keep], blocks_k, np.full_like(blocks_k, raw), np.full_like(blocks_k, shared))))
-    *numbers, raws, shares = np.concatenate(choices, axis=1)
-    return Cut(*numbers, raws.astype(bool), shares.astype(bool))
+            choices.append(
+                np.stack((*fixed[:, keep], blocks_k, np.full_like(blocks_k, raw), np.full_like(blocks_k, shared)))
+            )
+    columns = Cut(*np.concatenate(choices, axis=1))
+    return columns._replace(raw=columns.raw.astype(bool), shared_input=columns.shared_input.astype(bool))
 
 
 def _raw_blocks(g: Geometry, machine: Machine, points: Ints, nr: Ints) -> Ints:

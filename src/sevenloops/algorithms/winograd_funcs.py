@@ -200,6 +200,44 @@ def _weights(plan: Plan, s: Schedule, packed: Any, v: _Vars) -> tuple[Any, list[
     return U, [rows, both]
 
 
+def _output(
+    problem: ConvProblem, plan: Plan, tile_channels: int, M: Any, v: _Vars, named: dict[str, Any]
+) -> tuple[Any, list[Any], list[LinearMap]]:
+    """`out[oc, g, x, y, n]` from AT M A, the loops that store it, and the steps of the transform.
+
+    The loops over blocks, tiles and pixels are the definition's own (an RDom), not made by splits of the image: where
+    blocks do not divide the image, bounds inference would not see that a task needs one block, and compute several.
+    """
+    g, (my, mx) = plan.g, plan.matrices()
+    dims = [v.c, v.i, v.j, v.t, v.b, v.g, v.n]
+    rows = linear_map("at_m", my.at, dims, 1, lambda k: M[v.c, v.t, k * plan.ax + v.j, v.b, v.g, v.n])
+    both = linear_map("at_m_a", mx.at, dims, 2, lambda k: rows.func[v.c, v.i, k, v.t, v.b, v.g, v.n])
+    rows.bound(v.j, plan.ax)
+    both.bound(v.i, plan.my)
+    both.func.bound(v.j, 0, plan.mx)
+
+    extents = (plan.mx, plan.my, plan.columns, plan.rows, plan.images, plan.blocks_x, plan.blocks_y, g.groups)
+    o = hl.RDom([hl.Range(0, extent) for extent in (*extents, g.batch // plan.images)], "o")
+    xi, yi, tx, ty, image, bx, by, gr, n = loops = [o[index] for index in range(9)]
+    spot = []
+    for block, tile, pixel, count, m, size in (
+        (bx, tx, xi, plan.columns, plan.mx, g.out[2]), (by, ty, yi, plan.rows, plan.my, g.out[1]),
+    ):  # fmt: skip
+        at_pixel = (block * count + tile) * m + pixel
+        if size % (count * m):
+            o.where(at_pixel < size)
+        spot.append(hl.unsafe_promise_clamped(at_pixel, 0, size - 1))
+    t, b, at_image = (image * plan.rows + ty) * plan.columns + tx, by * plan.blocks_x + bx, n * plan.images + image
+    out = hl.Func("out")
+    channel = v.c if g.oc % tile_channels == 0 else hl.min(v.c, g.oc - 1)
+    bias = named["bias"][gr * g.oc + channel] if "bias" in named else None
+    residual = named["residual"][(channel, gr, *spot, at_image)] if "residual" in named else None
+    out[tuple(hl.Var(name) for name in ("c", "g", "x", "y", "n"))] = hl.undef(hl.Float(32))
+    value = hl.Expr(both.func[v.c, yi, xi, t, b, gr, n])
+    out[(v.c, gr, *spot, at_image)] = apply_epilogue(problem.epilogue, value, bias, residual)
+    return out, loops, [rows, both]
+
+
 def winograd_pipeline(
     problem: ConvProblem, plan: Plan, s: Schedule, machine: Machine, x: Any, packed: Any, named: dict[str, Any]
 ) -> Any:
@@ -224,37 +262,8 @@ def winograd_pipeline(
         M[at] = hl.f32(0)
         M[at] += sums[(*at, blocks.x)]
 
-    my, mx = plan.matrices()
-    dims = [v.c, v.i, v.j, v.t, v.b, v.g, v.n]
-    rows = linear_map("at_m", my.at, dims, 1, lambda k: M[v.c, v.t, k * plan.ax + v.j, v.b, v.g, v.n])
-    both = linear_map("at_m_a", mx.at, dims, 2, lambda k: rows.func[v.c, v.i, k, v.t, v.b, v.g, v.n])
-    rows.bound(v.j, plan.ax)
-    both.bound(v.i, plan.my)
-    both.func.bound(v.j, 0, plan.mx)
-
-    # The loops over blocks, tiles and pixels are the definition's own (an RDom), not made by splits of the image: where blocks
-    # do not divide the image, bounds inference would not see that a task needs one block, and compute several.
-    extents = (plan.mx, plan.my, plan.columns, plan.rows, plan.images, plan.blocks_x, plan.blocks_y, g.groups)
-    o = hl.RDom([hl.Range(0, extent) for extent in (*extents, g.batch // plan.images)], "o")
-    xi, yi, tx, ty, image, bx, by, gr, n = loops = [o[index] for index in range(9)]
-    spot = []
-    for block, tile, pixel, count, m, size in (
-        (bx, tx, xi, plan.columns, plan.mx, g.out[2]), (by, ty, yi, plan.rows, plan.my, g.out[1]),
-    ):  # fmt: skip
-        at_pixel = (block * count + tile) * m + pixel
-        if size % (count * m):
-            o.where(at_pixel < size)
-        spot.append(hl.unsafe_promise_clamped(at_pixel, 0, size - 1))
-    t, b, at_image = (image * plan.rows + ty) * plan.columns + tx, by * plan.blocks_x + bx, n * plan.images + image
-    out = hl.Func("out")
-    channel = v.c if g.oc % nr == 0 else hl.min(v.c, g.oc - 1)
-    bias = named["bias"][gr * g.oc + channel] if "bias" in named else None
-    residual = named["residual"][(channel, gr, *spot, at_image)] if "residual" in named else None
-    out[tuple(hl.Var(name) for name in ("c", "g", "x", "y", "n"))] = hl.undef(hl.Float(32))
-    value = hl.Expr(both.func[v.c, yi, xi, t, b, gr, n])
-    out[(v.c, gr, *spot, at_image)] = apply_epilogue(problem.epilogue, value, bias, residual)
-
-    stages = _Stages(out, staged, V, U, M, sums, input_maps, weight_maps, [rows, both], r)
+    out, loops, output_maps = _output(problem, plan, nr, M, v, named)
+    stages = _Stages(out, staged, V, U, M, sums, input_maps, weight_maps, output_maps, r)
     _schedule(plan, s, lanes, v, loops, stages)
     return out
 

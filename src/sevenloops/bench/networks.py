@@ -60,8 +60,8 @@ class _Builder:
         self.found: list[tuple[str, Problem]] = []
 
     def conv(
-        self, name: str, out: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1, act: str = "relu",
-        shift: Shift | None = None,
+        self, name: str, out: int, kernel: int, stride: int = 1, padding: int | tuple[int, int] = 0, groups: int = 1,
+        act: str = "relu", shift: Shift | None = None,
     ) -> None:  # fmt: skip
         problem = ConvProblem(
             batch=self.batch,
@@ -70,7 +70,7 @@ class _Builder:
             out_channels=out,
             kernel=(kernel, kernel),
             stride=(stride, stride),
-            padding=((padding, padding),) * 2,
+            padding=(padding if isinstance(padding, tuple) else (padding, padding),) * 2,
             groups=groups,
             epilogue=Epilogue(bias=True, activation=act),
             shift=shift,
@@ -240,6 +240,29 @@ def _mobilenetv2(net: _Builder) -> None:
     net.fc("fc", 1000)
 
 
+def _efficientnetlite0(net: _Builder) -> None:
+    """EfficientNet-Lite0 (tensorflow/tpu; arXiv 1905.11946): (expansion, channels, blocks, first stride, kernel)."""
+
+    def same(name: str, out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        missing = max((-(-net.size // stride) - 1) * stride + kernel - net.size, 0)  # TensorFlow: the odd pixel lies behind
+        net.conv(name, out, kernel, stride, (missing // 2, missing - missing // 2), groups, act="relu6")
+
+    table = [(1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5)]
+    same("stem", 32, 3, stride=2)
+    number = 0
+    for expansion, channels, blocks, first_stride, kernel in [*table, (6, 320, 1, 1, 3)]:
+        for index in range(blocks):
+            number += 1
+            wide = net.channels * expansion
+            if expansion != 1:
+                same(f"block{number}.expand", wide, 1)
+            same(f"block{number}.depthwise", wide, kernel, 1 if index else first_stride, wide)
+            net.conv(f"block{number}.project", channels, 1, act="none")
+    same("head", 1280, 1)
+    net.pool(net.size, 1)
+    net.fc("fc", 1000)
+
+
 def _shiftresnet20(net: _Builder) -> None:
     """alvinwan/shiftresnet-cifar with expansion 3, at 32x32: 1x1, shift, 1x1 (which takes the stride)."""
     net.size = 32
@@ -345,6 +368,7 @@ NETWORKS: dict[str, Callable[[_Builder], None]] = {
     "googlenet": _googlenet,
     "squeezenet": _squeezenet,
     "mobilenetv2": _mobilenetv2,
+    "efficientnetlite0": _efficientnetlite0,
     "shiftresnet20": _shiftresnet20,
     "shiftneta": _shiftneta,
     "largekernels": _large_kernels,

@@ -51,9 +51,10 @@ class PhotoError(SevenLoopsError, ValueError):
 
 @dataclass(frozen=True)
 class Network:
-    """A network that classifies pictures. `weights` says in words where they come from; `trained` whether they mean anything.
+    """A network that classifies pictures.
 
-    `names` are those of its classes, or None; `channels_last` whether its input is NHWC.
+    `weights` says in words where they come from, `trained` whether they mean anything; `names` are those of the classes, or
+    None; `channels_last` says whether the input is NHWC.
     """
 
     name: str

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import GraphError, SevenLoopsError
 from .graph.ir import Graph
-from .models import PRETRAINED, ZOO, Preprocessing, build, class_names, find, packaged, pretrained
+from .models import PRETRAINED, Preprocessing, build, class_names, find, known, packaged, pretrained
 from .session import InferenceSession
 from .weights import load_weights
 
@@ -102,7 +102,7 @@ def load_network(model: str, *, weights: Path | None = None, preprocessing: str 
 
 def is_file(model: str) -> bool:
     """Whether a model's name means an ONNX file rather than a network of the zoo."""
-    return model.endswith(".onnx") or (model not in ZOO and Path(model).is_file())
+    return model.endswith(".onnx") or (not known(model) and Path(model).is_file())
 
 
 def load_graph(model: str) -> Graph:

@@ -163,14 +163,15 @@ def _mnn(task: NetworkTask, settings: Settings) -> Prepared:
         for name, array in task.feeds.items():
             engine.getSessionInput(session, name).copyFrom(_mnn_tensor(MNN, np.ascontiguousarray(array)))
         outputs = list(engine.getSessionOutputAll(session).values())
-        hosts = [_mnn_tensor(MNN, np.zeros(output.getShape(), np.float32)) for output in outputs]
+        arrays = [np.zeros(output.getShape(), np.float32) for output in outputs]  # a tensor does not own its array
+        hosts = [_mnn_tensor(MNN, array) for array in arrays]
 
         def run() -> None:
             engine.runSession(session)
             for output, host in zip(outputs, hosts):
                 output.copyToHostTensor(host)
 
-        return Prepared(run, lambda: [np.array(host.getNumpyData()).reshape(host.getShape()) for host in hosts])
+        return Prepared(run, lambda: [array.copy() for array in arrays])
 
     return _ways(task, {"": build})
 

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -127,12 +129,11 @@ class _Worker:
         return {"times_s": times}
 
 
-def _peak_bytes() -> int:
-    """The most memory that this process has had so far."""
-    import resource  # Unix has it
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+def _peak_bytes() -> int | None:
+    """The most memory that this process has had so far, where Linux says it (`getrusage` begins with the parent's)."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else None
 
 
 def _private_stdout() -> TextIO:

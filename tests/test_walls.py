@@ -47,6 +47,7 @@ OTHERS = {
     "onnxruntime": {"bench"},
     "openvino": {"bench"},
     "torch": {"bench"},
+    "MNN": {"bench"},
     "PIL": {"demo"},
     "skimage": {"demo"},
     "rich": {"bench", "cli"},

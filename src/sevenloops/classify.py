@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import GraphError, SevenLoopsError
 from .graph.ir import Graph
-from .models import PRETRAINED, ZOO, Preprocessing, build, class_names, find, packaged, pretrained
+from .models import PRETRAINED, Preprocessing, build, class_names, find, known, packaged, pretrained
 from .session import InferenceSession
 from .weights import load_weights
 
@@ -51,9 +51,10 @@ class PhotoError(SevenLoopsError, ValueError):
 
 @dataclass(frozen=True)
 class Network:
-    """A network that classifies pictures. `weights` says in words where they come from; `trained` whether they mean anything.
+    """A network that classifies pictures.
 
-    `names` are those of its classes, or None; `channels_last` whether its input is NHWC.
+    `weights` says in words where they come from, `trained` whether they mean anything; `names` are those of the classes, or
+    None; `channels_last` says whether the input is NHWC.
     """
 
     name: str
@@ -101,7 +102,7 @@ def load_network(model: str, *, weights: Path | None = None, preprocessing: str 
 
 def is_file(model: str) -> bool:
     """Whether a model's name means an ONNX file rather than a network of the zoo."""
-    return model.endswith(".onnx") or (model not in ZOO and Path(model).is_file())
+    return model.endswith(".onnx") or (not known(model) and Path(model).is_file())
 
 
 def load_graph(model: str) -> Graph:

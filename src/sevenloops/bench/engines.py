@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Unsupported
-from ..inputs import FloatArray, Inputs
+from ..inputs import Inputs
 from ..problem import ConvProblem, GemmProblem, Problem
 
 __all__ = ["ENGINES", "Engine", "Prepared", "Settings"]
@@ -38,10 +38,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An operation ready to run: `run()` computes it once, `output()` gives the last result as `problem.y_shape`."""
+    """An operation ready to run: `run()` computes it once, `output()` gives the last result as `problem.y_shape`.
+
+    For a network `output()` is a list with an array for each of its outputs.
+    """
 
     run: Callable[[], object]
-    output: Callable[[], FloatArray]
+    output: Callable[[], Any]
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -148,6 +151,10 @@ def _prepare_onnxruntime(problem: Problem, inputs: Inputs, settings: Settings) -
     return prepare_onnxruntime(problem, inputs, settings.threads)
 
 
+def _prepare_mnn(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    raise Unsupported("MNN is compared on whole networks only: sevenloops bench MODEL")
+
+
 def _prepare_openvino(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
     from .onnx_peers import prepare_openvino
 
@@ -185,5 +192,6 @@ ENGINES: dict[str, Engine] = {
     "torch-nchw": Engine(_prepare_torch_nchw, ("torch",)),
     "onnxruntime": Engine(_prepare_onnxruntime, ("onnxruntime", "onnx")),
     "openvino": Engine(_prepare_openvino, ("openvino", "onnx")),
+    "mnn": Engine(_prepare_mnn, ("MNN",)),
     "numpy": Engine(_prepare_numpy, ("numpy",)),
 }

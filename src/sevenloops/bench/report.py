@@ -14,8 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..problem import Problem
-from .results import OWN, BenchRun, Row, Timing, geometric_mean
+from .results import OWN, BenchRun, Row, Timing, Work, geometric_mean
 
 __all__ = ["render", "summary", "to_json", "write_atomically"]
 
@@ -133,7 +132,7 @@ def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
     ]
 
 
-def short(problem: Problem) -> str:
+def short(problem: Work) -> str:
     """The descriptor without its epilogue, which is the same all over a network."""
     return " ".join(word for word in str(problem).split() if word != "bias" and not word.startswith("act="))
 

@@ -6,16 +6,26 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from ..problem import Problem
-
-__all__ = ["NO_PEERS", "OWN", "BenchRun", "Row", "Timing", "geometric_mean"]
+__all__ = ["NO_PEERS", "OWN", "BenchRun", "Row", "Timing", "Work", "geometric_mean"]
 
 #: the engine that the others are compared with
 OWN = "sevenloops"
 #: engines that compute something else, for a comparison of another kind: never a peer
 NO_PEERS = ("unshifted",)
+
+
+class Work(Protocol):
+    """What is measured: a problem or a network. `str()` of it names it in full."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the definition."""
+
+    @property
+    def unique_bytes(self) -> int:
+        """Bytes of every operand and result, once."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Row:
     """One problem and the timings of every engine; `repeats` is how often a network has it."""
 
     name: str
-    problem: Problem
+    problem: Work
     repeats: int
     timings: dict[str, Timing]
 

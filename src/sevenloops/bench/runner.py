@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,10 @@ from .networks import Layer
 from .process import EngineProcess, WorkerError
 from .results import NO_PEERS, OWN, BenchRun, Row, Timing
 
-__all__ = ["BenchError", "Options", "as_layers", "run_bench"]
+__all__ = ["BenchError", "Options", "as_layers", "run_bench", "run_rows"]
 
 Progress = Callable[[str], None]
+Item = TypeVar("Item")
 #: how long the peak is sampled beside each of our own slices
 PEAK_S = 0.006
 
@@ -81,6 +82,24 @@ def run_bench(layers: Sequence[Layer], options: Options, progress: Progress = la
     """
     if not layers:
         raise BenchError("no problem was given")
+
+    def prepare(layer: Layer, engines: dict[str, EngineProcess], threads: int, folder: Path) -> Row:
+        timings = {name: _prepare(layer, engine, threads, options, folder / name) for name, engine in engines.items()}
+        if options.check:
+            timings = _with_errors(layer, timings, options.seed, folder)
+        return Row(layer.name, layer.problem, layer.repeats, timings)
+
+    return run_rows(layers, [layer.name for layer in layers], prepare, options, progress)
+
+
+def run_rows(
+    items: Sequence[Item],
+    labels: Sequence[str],
+    prepare: Callable[[Item, dict[str, EngineProcess], int, Path], Row],
+    options: Options,
+    progress: Progress,
+) -> BenchRun:
+    """Time whatever `prepare(item, engines, threads, folder)` gets ready in the engines; its rows have no times yet."""
     threads = min(options.threads or allowed_cores(), allowed_cores())
     progress("measuring the machine's limits")
     limits = _limits(options.isa, threads)
@@ -90,9 +109,9 @@ def run_bench(layers: Sequence[Layer], options: Options, progress: Progress = la
         engines = {name: stack.enter_context(EngineProcess(name, threads)) for name in names}
         versions = _versions(engines)
         rows, peak_gflops = [], peak_sampler(limits, threads)
-        for index, layer in enumerate(layers, 1):
-            progress(f"{index}/{len(layers)} {layer.name}")
-            rows.append(_measure(layer, engines, threads, options, folder, peak_gflops))
+        for index, (item, label) in enumerate(zip(items, labels), 1):
+            progress(f"{index}/{len(items)} {label}")
+            rows.append(_timed(prepare(item, engines, threads, folder), engines, options, peak_gflops))
         progress("measuring the machine's limits again")
     again = measure(limits)  # other work can only hide a limit, never raise it: the better sample of the two counts
     peak = max(limits.peak_gflops or 0, again.peak_gflops or 0)
@@ -121,17 +140,9 @@ def _versions(engines: dict[str, EngineProcess]) -> dict[str, str]:
     return versions
 
 
-def _measure(
-    layer: Layer,
-    engines: dict[str, EngineProcess],
-    threads: int,
-    options: Options,
-    folder: Path,
-    peak_gflops: Callable[[float], float],
-) -> Row:
-    timings = {name: _prepare(layer, engine, threads, options, folder / name) for name, engine in engines.items()}
-    if options.check:
-        timings = _with_errors(layer, timings, options.seed, folder)
+def _timed(row: Row, engines: dict[str, EngineProcess], options: Options, peak_gflops: Callable[[float], float]) -> Row:
+    """The row with the times of all rounds."""
+    timings = dict(row.timings)
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in engines}
     peaks: list[float] = []
     for _ in range(options.rounds):
@@ -150,7 +161,7 @@ def _measure(
         for name, timing in timings.items()
     }
     timed[OWN] = dataclasses.replace(timed[OWN], peaks_gflops=tuple(peaks))
-    return Row(layer.name, layer.problem, layer.repeats, timed)
+    return dataclasses.replace(row, timings=timed)
 
 
 def _prepare(layer: Layer, engine: EngineProcess, threads: int, options: Options, output: Path) -> Timing:

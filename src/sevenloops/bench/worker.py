@@ -5,6 +5,8 @@ request                                                                         
 ====================================================================================  ==============================
 `{"do": "hello"}`                                                                     `{"version": "2.1"}`
 `{"do": "prepare", "problem", "seed", "threads", "algorithm", "isa", "output", ...}`  `{"note", "details"}`
+`{"do": "prepare_network", "files", "graph", "feeds", "threads", "accuracy", ...}`     the same
+`{"do": "reference", "files", "graph", "feeds", "output"}`                            `{}`
 `{"do": "time", "min_time_s", "min_iterations"}`                                      `{"times_s": [...]}`
 ====================================================================================  ==============================
 
@@ -16,9 +18,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -26,7 +30,7 @@ import numpy as np
 from ..descriptor import parse_problem
 from ..errors import SevenLoopsError, Unsupported
 from ..inputs import make_inputs
-from .engines import ENGINES, Engine, Prepared, Settings
+from .engines import ENGINES, Prepared, Settings
 
 __all__ = ["main"]
 
@@ -37,14 +41,16 @@ MAX_ITERATIONS = 5000
 class _Worker:
     """The engine and the problem that it has ready."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, name: str) -> None:
+        self.name, self.engine = name, ENGINES[name]
         self.prepared: Prepared | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         actions: dict[str, Callable[..., dict[str, Any]]] = {
             "hello": self.hello,
             "prepare": self.prepare,
+            "prepare_network": self.prepare_network,
+            "reference": self.reference,
             "time": self.time,
         }
         action = actions[request.pop("do")]
@@ -81,6 +87,30 @@ class _Worker:
         self.prepared = prepared
         return {"note": prepared.note, "details": prepared.details}
 
+    def prepare_network(
+        self, threads: int, accuracy: str, output: str, files: dict[str, str], graph: str | None, feeds: str
+    ) -> dict[str, Any]:
+        """As `prepare`, for `network_peers`; the details have what the start took, and the memory that it peaked at."""
+        from .network_peers import PREPARE, NetworkTask, save_outputs
+
+        self.prepared = None
+        if self.name not in PREPARE:
+            raise Unsupported(f"{self.name} is compared on single layers only")
+        task, start = NetworkTask.from_values(files, graph, feeds), time.perf_counter()
+        prepared = PREPARE[self.name](task, Settings(threads, accuracy=accuracy))
+        prepared.run()
+        details = {**prepared.details, "start_s": time.perf_counter() - start, "peak_bytes": _peak_bytes()}
+        save_outputs(output, prepared.output())
+        self.prepared = prepared
+        return {"note": prepared.note, "details": details}
+
+    def reference(self, output: str, **values: Any) -> dict[str, Any]:
+        """Compute a network in float64, with PyTorch."""
+        from .network_peers import NetworkTask, reference_outputs, save_outputs
+
+        save_outputs(output, reference_outputs(NetworkTask.from_values(**values)))
+        return {}
+
     def time(self, min_time_s: float, min_iterations: int) -> dict[str, Any]:
         """Seconds of each iteration, after warming up (at least once, and long enough to wake the threads)."""
         if self.prepared is None:
@@ -99,6 +129,13 @@ class _Worker:
         return {"times_s": times}
 
 
+def _peak_bytes() -> int | None:
+    """The most memory that this process has had so far, where Linux says it (`getrusage` begins with the parent's)."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else None
+
+
 def _private_stdout() -> TextIO:
     """The pipe to the parent, with the standard output led to standard error: libraries like to print."""
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w")
@@ -108,7 +145,7 @@ def _private_stdout() -> TextIO:
 
 def main(arguments: list[str]) -> int:
     """Serve requests from standard input until it ends."""
-    worker, pipe = _Worker(ENGINES[arguments[0]]), _private_stdout()
+    worker, pipe = _Worker(arguments[0]), _private_stdout()
     for line in sys.stdin:
         print(json.dumps(worker.answer(json.loads(line))), file=pipe, flush=True)
     return 0

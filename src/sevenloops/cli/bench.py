@@ -8,11 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..bench.network_bench import case, run_networks
 from ..bench.networks import Layer
 from ..bench.report import render, to_json, write_atomically
+from ..bench.results import BenchRun
 from ..bench.runner import BenchError, Options, run_bench
+from ..classify import is_file, load_graph
+from .problems import named_shapes
 
-__all__ = ["bench_command", "split_names"]
+__all__ = ["bench_command", "bench_networks_command", "split_names"]
 
 #: a table has a column for each engine; into a file or pipe it is written at this width
 PIPE_WIDTH = 200
@@ -26,10 +30,30 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def bench_command(layers: Sequence[Layer], options: Options, json: bool, output: Path | None) -> None:
     """Measure, then print the table (or JSON) and write JSON to `output`."""
-    if output is not None and not output.absolute().parent.is_dir():  # better now than after minutes of measuring
-        raise BenchError(f"cannot write {output}: its folder does not exist")
+    _check_folder(output)
     with Console(stderr=True).status("") as status:
         run = run_bench(layers, options, status.update)
+    _show(run, json, output)
+
+
+def bench_networks_command(
+    models: Sequence[str], batch: int, shapes: Sequence[str], options: Options, json: bool, output: Path | None
+) -> None:
+    """Measure whole networks, then print and write as `bench_command` does."""
+    _check_folder(output)
+    sizes = named_shapes(shapes)
+    cases = [case(Path(model).stem if is_file(model) else model, load_graph(model), batch, sizes) for model in models]
+    with Console(stderr=True).status("") as status:
+        run = run_networks(cases, options, status.update)
+    _show(run, json, output)
+
+
+def _check_folder(output: Path | None) -> None:
+    if output is not None and not output.absolute().parent.is_dir():  # better now than after minutes of measuring
+        raise BenchError(f"cannot write {output}: its folder does not exist")
+
+
+def _show(run: BenchRun, json: bool, output: Path | None) -> None:
     text = to_json(run)
     if output is not None:
         write_atomically(output, text)

@@ -5,65 +5,29 @@ Expected errors are one line on standard error and exit status 2; Ctrl-C exits w
 
 from __future__ import annotations
 
-import functools
-import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import ProblemError, SevenLoopsError
+from ..errors import ProblemError
+from .bench_app import bench_app
+from .options import PLAIN, Accuracy, Algorithm, IsaName, Json, Problems, Threads, reporting
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130
-PEERS = "onnxruntime,openvino,torch"
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-PLAIN: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "pretty_exceptions_enable": False}
 app = typer.Typer(help="Convolutions and matrix products at the limit of the CPU.", **PLAIN)
-bench_app = typer.Typer(help="Time problems against other libraries, each in its own process, in turn.", **PLAIN)
 cache_app = typer.Typer(help="The cache of compiled kernels.", **PLAIN)
 app.add_typer(bench_app, name="bench")
 app.add_typer(cache_app, name="cache")
 tuned_app = typer.Typer(help="The records of tuning: what `tune` found, and what is shipped.", **PLAIN)
 app.add_typer(tuned_app, name="tuned")
 
-Problems = Annotated[list[str] | None, typer.Argument(metavar="PROBLEM...", help="One-line descriptors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Algorithm = Annotated[str | None, typer.Option(help="Force an algorithm by name.")]
-IsaName = Annotated[str | None, typer.Option(help="Compile for a lesser instruction set: avx2, sse4.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; by default every core this process may use.")]
-Accuracy = Annotated[str, typer.Option(help="strict: only algorithms that accumulate as the definition does; or fast.")]
-Against = Annotated[str, typer.Option(help="Comma-separated peers; also torch-nchw, numpy, sevenloops:ALGORITHM, none.")]
-Rounds = Annotated[int, typer.Option(min=1, help="How often each engine gets its turn.")]
-Output = Annotated[Path | None, typer.Option(help="Also write the results to this file, as JSON.")]
-
-
-def _reporting(command: Command) -> Command:
-    """Turn expected errors into one line and an exit status."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except (SevenLoopsError, OSError) as error:
-            if isinstance(error, BrokenPipeError):  # `sevenloops ... | head`
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(1) from None
-            print(f"sevenloops: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-
-    return run  # type: ignore[return-value]
-
 
 @app.command("machine")
-@_reporting
+@reporting
 def machine(
     json: Json = False, remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again.")] = False
 ) -> None:
@@ -73,108 +37,30 @@ def machine(
     machine_command(json=json, remeasure=remeasure)
 
 
-@bench_app.command("conv")
-@_reporting
-def bench_conv(
-    problems: Problems = None,
-    network: Annotated[str | None, typer.Option(help="All layers of a network, such as resnet50.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for --network.")] = 1,
-    against: Against = PEERS,
+@app.command("run")
+@reporting
+def run(
+    model: Annotated[str, typer.Argument(help="A network of the zoo, or an ONNX file.")],
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="Photographs; by default samples.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Photographs in one run, at most.")] = 8,
     threads: Threads = None,
-    algorithm: Algorithm = None,
-    isa: IsaName = None,
     accuracy: Accuracy = "fast",
-    rounds: Rounds = 7,
+    weights: Annotated[Path | None, typer.Option(help="A state dict (.pth) for a network of the zoo.")] = None,
+    preprocessing: Annotated[str | None, typer.Option(help="imagenet, tensorflow, caffe or unit; for ONNX files.")] = None,
+    against: Annotated[str, typer.Option(help="Engines to time beside, comma-separated; or none.")] = "onnxruntime",
+    layers: Annotated[bool, typer.Option("--layers/--no-layers", help="The table of all layers.")] = True,
     json: Json = False,
-    output: Output = None,
 ) -> None:
-    """Time convolutions: `sevenloops bench conv mb1 ic64 ih56 iw56 oc64 kh3 kw3 ph1 pw1`, or `--network resnet50`."""
-    from ..bench.networks import layers
-    from ..bench.runner import Options, as_layers
-    from .bench import bench_command, split_names
-    from .problems import conv_problems
+    """Classify photographs: the five best classes, the latency, what every layer takes, and ONNX Runtime beside it."""
+    from .bench import split_names
+    from .run import RunOptions, run_command
 
-    chosen = as_layers(conv_problems(problems or [])) + (layers(network, batch) if network else [])
-    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
-
-
-@bench_app.command("shift")
-@_reporting
-def bench_shift(
-    network: Annotated[str, typer.Option(help="Networks whose shifts are measured.")] = "shiftresnet20,shiftneta",
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 1,
-    against: Against = f"{PEERS},unshifted",
-    threads: Threads = None,
-    isa: IsaName = None,
-    rounds: Rounds = 7,
-    json: Json = False,
-    output: Output = None,
-) -> None:
-    """Time shifts fused with their 1x1 convolution; `unshifted` is the same 1x1 alone, peers take their faster road."""
-    from ..bench.networks import shift_layers
-    from ..bench.runner import Options
-    from .bench import bench_command, split_names
-
-    chosen = [layer for name in split_names(network) for layer in shift_layers(name, batch)]
-    bench_command(chosen, Options(split_names(against), threads, None, isa, rounds), json, output)
-
-
-@bench_app.command("gemm")
-@_reporting
-def bench_gemm(
-    problems: Problems = None,
-    against: Against = f"{PEERS},numpy",
-    threads: Threads = None,
-    algorithm: Algorithm = None,
-    isa: IsaName = None,
-    accuracy: Accuracy = "fast",
-    rounds: Rounds = 7,
-    json: Json = False,
-    output: Output = None,
-) -> None:
-    """Time matrix products: `sevenloops bench gemm 512 509x1021x512` (MxNxK), or descriptors."""
-    from ..bench.runner import Options, as_layers
-    from .bench import bench_command, split_names
-    from .problems import gemm_problems
-
-    chosen = as_layers(gemm_problems(problems or []))
-    bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
-
-
-@bench_app.command("accuracy")
-@_reporting
-def bench_accuracy(
-    kernels: Annotated[str, typer.Option("--kernels", help="Comma-separated sizes of square kernels.")] = "3,5",
-    channels: Annotated[str, typer.Option("--channels", help="Comma-separated numbers of input channels.")] = "64,256,512",
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-) -> None:
-    """Measure rounding errors against float64: every algorithm, and Winograd with every tile and set of points."""
-    from .accuracy import accuracy_command
-
-    accuracy_command(_numbers("kernels", kernels), _numbers("channels", channels), markdown)
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(word) for word in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise typer.BadParameter(f"--{name} takes positive integers with commas between, got {text!r}")
-    return numbers
-
-
-@bench_app.command("markdown")
-@_reporting
-def bench_markdown(files: Annotated[list[Path], typer.Argument(help="Files that --output wrote.")]) -> None:
-    """Print kept results as a Markdown page, every row of them."""
-    from ..bench.markdown import page, read_documents
-
-    print(page(read_documents(files)), end="")
+    options = RunOptions(batch, threads, accuracy, weights, preprocessing, split_names(against), layers)
+    run_command(model, images or [], options, json)
 
 
 @app.command("compile")
-@_reporting
+@reporting
 def compile_problems(
     problems: Problems = None,
     network: Annotated[str | None, typer.Option(help="All layers of a network, such as resnet50.")] = None,
@@ -195,30 +81,40 @@ def compile_problems(
 
 
 @app.command("tune")
-@_reporting
+@reporting
 def tune_problems(
-    problems: Problems = None,
+    problems: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MODEL | PROBLEM...", help="A network of the zoo, an ONNX file, or descriptors."),
+    ] = None,
     network: Annotated[str | None, typer.Option(help="All layers of a network, such as resnet50.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for --network.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for MODEL and --network.")] = 1,
+    shape: Annotated[list[str] | None, typer.Option(help="The size of an input of MODEL: NAME=1x3x224x224.")] = None,
     budget: Annotated[float, typer.Option(help="Seconds for one problem, about.")] = 30.0,
     algorithm: Annotated[str | None, typer.Option(help="Comma-separated algorithms to search; by default all.")] = None,
     schedule: Annotated[list[str] | None, typer.Option(help="A schedule of your own to try, as JSON.")] = None,
     isa: IsaName = None,
     again: Annotated[bool, typer.Option("--again", help="Also what was tuned before.")] = False,
 ) -> None:
-    """Search the fastest algorithm and schedule for problems here; what is found stays found when interrupted."""
+    """Search the fastest algorithm and schedule for a network's layers, or for problems.
+
+    What is found is used from the next load on, and stays found when the search is interrupted.
+    """
     from ..bench.networks import layers
     from .bench import split_names
-    from .problems import any_problems
+    from .problems import tunable_problems
     from .tune import tune_command
 
-    chosen = [*any_problems(problems or []), *(layer.problem for layer in (layers(network, batch) if network else []))]
+    chosen = [
+        *tunable_problems(problems or [], batch, shape or []),
+        *(layer.problem for layer in (layers(network, batch) if network else [])),
+    ]
     names = split_names(algorithm) if algorithm else None
     tune_command(chosen, schedule or [], isa, algorithms=names, budget_s=budget, again=again)
 
 
 @tuned_app.command("list")
-@_reporting
+@reporting
 def tuned_list(json: Json = False) -> None:
     """List the records."""
     from .tune import list_command
@@ -227,7 +123,7 @@ def tuned_list(json: Json = False) -> None:
 
 
 @tuned_app.command("export")
-@_reporting
+@reporting
 def tuned_export(
     file: Annotated[Path, typer.Argument(help="Where to write them, one JSON object a line.")],
     this_machine: Annotated[bool, typer.Option("--this-machine", help="Only records of this kind of machine.")] = False,
@@ -239,7 +135,7 @@ def tuned_export(
 
 
 @tuned_app.command("import")
-@_reporting
+@reporting
 def tuned_import(file: Annotated[Path, typer.Argument(help="A file that export wrote.")]) -> None:
     """Add the records of a file that are newer than yours."""
     from .tune import import_command
@@ -248,7 +144,7 @@ def tuned_import(file: Annotated[Path, typer.Argument(help="A file that export w
 
 
 @tuned_app.command("clear")
-@_reporting
+@reporting
 def tuned_clear() -> None:
     """Remove your records; the shipped ones stay."""
     from .tune import clear_command
@@ -257,7 +153,7 @@ def tuned_clear() -> None:
 
 
 @app.command("explain")
-@_reporting
+@reporting
 def explain(
     problem: Annotated[list[str], typer.Argument(metavar="PROBLEM", help="A one-line descriptor.")],
     algorithm: Algorithm = None,
@@ -276,7 +172,7 @@ def explain(
 
 
 @cache_app.command("list")
-@_reporting
+@reporting
 def cache_list(json: Json = False) -> None:
     """List the cached kernels."""
     from .cache import list_command
@@ -285,7 +181,7 @@ def cache_list(json: Json = False) -> None:
 
 
 @cache_app.command("clear")
-@_reporting
+@reporting
 def cache_clear() -> None:
     """Remove the cached kernels."""
     from .cache import clear_command
@@ -294,7 +190,7 @@ def cache_clear() -> None:
 
 
 @cache_app.command("path")
-@_reporting
+@reporting
 def cache_path() -> None:
     """Print the folder of the cache."""
     from .cache import path_command
@@ -303,7 +199,7 @@ def cache_path() -> None:
 
 
 @app.command("demo")
-@_reporting
+@reporting
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("demo"),
     photo: Annotated[Path | None, typer.Option(help="A photograph of your own.")] = None,

@@ -9,7 +9,7 @@ from ..descriptor import parse_problem
 from ..errors import ProblemError
 from ..problem import ConvProblem, GemmProblem, Problem
 
-__all__ = ["any_problems", "conv_problems", "gemm_problems", "one_problem"]
+__all__ = ["any_problems", "conv_problems", "gemm_problems", "named_shapes", "one_problem", "tunable_problems"]
 
 _SHORT = re.compile(r"(\d+)(?:x(\d+)x(\d+))?")
 
@@ -57,3 +57,27 @@ def one_problem(words: Sequence[str]) -> Problem:
     if len(words) == 1 and _SHORT.fullmatch(words[0]):
         return gemm_problems(words)[0]
     return parse_problem(" ".join(words))
+
+
+def named_shapes(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`input=1x3x224x224`, of several inputs."""
+    found = {}
+    for word in words:
+        name, _, sizes = word.rpartition("=")
+        if not name or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
+            raise ProblemError(f"cannot read {word!r}: the size of an input is NAME=1x3x224x224")
+        found[name] = tuple(map(int, sizes.split("x")))
+    return found
+
+
+def tunable_problems(words: Sequence[str], batch: int, shapes: Sequence[str]) -> list[Problem]:
+    """The layers of a network (one word: a name of the zoo, or a file), else descriptors."""
+    from ..analysis.layers import problems
+    from ..bench.network_bench import case
+    from ..classify import is_file, load_graph
+    from ..models import known
+
+    if len(words) == 1 and (known(words[0]) or is_file(words[0])):
+        network = case(words[0], load_graph(words[0]), batch, named_shapes(shapes))
+        return problems(network.graph, network.sizes)
+    return any_problems(words)

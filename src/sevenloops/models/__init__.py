@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from .pretrained import PRETRAINED, class_names, packaged, pretrained
-from .table import ZOO, Model, Preprocessing, build, find
+from .table import ZOO, Model, Preprocessing, build, find, known
 
-__all__ = ["PRETRAINED", "ZOO", "Model", "Preprocessing", "build", "class_names", "find", "packaged", "pretrained"]
+__all__ = ["PRETRAINED", "ZOO", "Model", "Preprocessing", "build", "class_names", "find", "known", "packaged", "pretrained"]

@@ -13,7 +13,7 @@ from ..graph.builder import GraphBuilder
 from ..graph.ir import Graph
 from . import classic, mobile, resnets
 
-__all__ = ["ZOO", "Define", "Model", "Preprocessing", "build", "find"]
+__all__ = ["ZOO", "Define", "Model", "Preprocessing", "build", "find", "known"]
 
 Array = np.ndarray[Any, Any]
 
@@ -126,13 +126,28 @@ _ROWS = (
 ZOO: dict[str, Model] = {model.name: model for model in _ROWS}
 
 
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(".", "")
+
+
+#: Other names that people use.
+_ALIASES = {"squeezenet": "squeezenet1_1"}
+
+
+def known(name: str) -> bool:
+    """Whether `find` finds a network of that name."""
+    return _plain(name) in _BY_PLAIN_NAME
+
+
 def find(name: str) -> Model:
-    """The row of that name; capitals, hyphens and underscores do not count. Raises `GraphError` for an unknown name."""
-    plain = lambda text: text.lower().replace("-", "").replace("_", "").replace(".", "")  # noqa: E731
-    for known, model in ZOO.items():
-        if plain(known) == plain(name):
-            return model
-    raise GraphError(f"there is no model {name!r}; the zoo has {', '.join(ZOO)}")
+    """The row of that name; capitals, hyphens, dots and underscores do not count. Raises `GraphError` for an unknown one."""
+    if not known(name):
+        raise GraphError(f"there is no network {name!r}, and no such file; the zoo has {', '.join(ZOO)}")
+    return _BY_PLAIN_NAME[_plain(name)]
+
+
+_BY_PLAIN_NAME = {_plain(name): model for name, model in ZOO.items()}
+_BY_PLAIN_NAME |= {alias: ZOO[name] for alias, name in _ALIASES.items()}
 
 
 def build(

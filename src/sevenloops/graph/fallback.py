@@ -1,4 +1,4 @@
-"""Operators that nothing here computes: the `onnx` package evaluates them and knows their sizes."""
+"""Operators without a kernel, one node at a time: the `onnx` package evaluates them and knows their sizes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,32 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
-from .ir import Node
+from .ir import OWN, Node
 from .operands import NotKnown, Operands, Type, complain
 from .protos import node_proto, opsets_of, require_onnx, shapes_of, tensor_proto, type_proto
 
-__all__ = ["evaluate", "infer_types"]
+__all__ = ["by_onnx", "evaluate", "infer_types"]
 
 Array = np.ndarray[Any, Any]
 
 
 def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
-    """What one node makes of its inputs (None where one is left out), by the onnx package's reference evaluator.
+    """What one node makes of its inputs (None where one is left out).
 
-    The results are in the order of the node's outputs; those without a name are left out of the sequence's meaning but
-    keep their place. Inputs are never written. Raises `GraphError` naming the node where the evaluator cannot compute it.
+    Operators of ONNX are computed by the reference evaluator of the `onnx` package; those that only passes make, and
+    convolutions, products and pools, which the evaluator takes very long for, in NumPy (`graph.evaluate`).
+    The results are in the order of the node's outputs, None for those without a name. Inputs are never written.
+    Raises `GraphError` naming the node where it cannot be computed.
     """
+    from .dense import DENSE
+    from .evaluate import FUSED, compute
+
+    ours = node.domain == OWN or (not node.domain and (node.op in DENSE or any(a in node.attributes for a in FUSED)))
+    return compute(node, arrays) if ours else by_onnx(node, arrays)
+
+
+def by_onnx(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
+    """What one node makes of its inputs, by the onnx package's reference evaluator; see `evaluate`."""
     dtypes = tuple("" if array is None else getattr(array, "dtype", np.dtype(object)).name for array in arrays)
     try:
         evaluator, inputs, outputs = _evaluator(_frozen(node), node.opset, dtypes)
@@ -75,6 +86,6 @@ def infer_types(o: Operands) -> list[Type]:
         data = {n: tensor_proto(c, n) for n, c in zip(inputs, o.constants) if c is not None and c.size < 4096}
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets_of(node).items()]
         found = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=opsets)
-    except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, GraphError, RuntimeError, KeyError):
+    except Exception:  # sequences, bodies, operators of others: whatever onnx cannot say is not known, which is no error
         raise NotKnown from None
     return shapes_of(found, outputs)

@@ -61,6 +61,10 @@ def _reduction(function: Callable[..., Any]) -> Fold:
             if node.get("noop_with_empty_axes", 0):
                 return [x]
             axes = np.arange(x.ndim)
+        if not x.size:  # what the largest of nothing is, onnx knows
+            from .fallback import by_onnx
+
+            return by_onnx(node, xs)
         out = function(x, axis=tuple(int(a) for a in axes), keepdims=bool(node.get("keepdims", 1)))
         return [np.asarray(out).astype(x.dtype, copy=False)]
 
@@ -87,9 +91,9 @@ def _cast(node: Node, xs: Sequence[Any]) -> list[Array]:
     """Strings and the small floats, which saturate, are left to the evaluator of onnx."""
     name = name_of(node.get("to"))
     if name not in PLAIN_DTYPES or xs[0].dtype.name not in PLAIN_DTYPES:
-        from .fallback import evaluate
+        from .fallback import by_onnx
 
-        return evaluate(node, xs)
+        return by_onnx(node, xs)
     return [xs[0].astype(name)]
 
 
@@ -122,11 +126,11 @@ def _split(node: Node, xs: Sequence[Any]) -> list[Array]:
 
 
 def _unsqueeze(node: Node, xs: Sequence[Any]) -> list[Array]:
-    return [np.expand_dims(xs[0], tuple(int(axis) for axis in xs[1]))]
+    return [np.expand_dims(xs[0], tuple(int(axis) for axis in xs[1].ravel()))]
 
 
 def _squeeze(node: Node, xs: Sequence[Any]) -> list[Array]:
-    return [np.squeeze(xs[0], tuple(int(axis) for axis in xs[1]) if len(xs) > 1 and xs[1] is not None else None)]
+    return [np.squeeze(xs[0], tuple(int(axis) for axis in xs[1].ravel()) if len(xs) > 1 and xs[1] is not None else None)]
 
 
 def _flatten(node: Node, xs: Sequence[Any]) -> list[Array]:

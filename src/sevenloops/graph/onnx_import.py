@@ -14,14 +14,16 @@ from .dtypes import ELEMENTS
 from .ir import OPSET, Graph, Node, Value
 from .onnx_opsets import NORMALISERS, Builder
 from .onnx_weights import map_file, strip
+from .operands import complain
 from .protos import require_onnx
 from .shape_rules import RULES
 
-__all__ = ["OLDEST", "load_onnx"]
+__all__ = ["load_onnx"]
 
 Array = np.ndarray[Any, Any]
-#: The oldest opset that is read: from it on operators broadcast as NumPy does.
-OLDEST = 7
+#: The oldest opset that is read. Users are told 7, from which on operators broadcast as NumPy does; of 6 what is left of
+#: it in files is read too (and in older ones, operators that did not change until then).
+OLDEST, PROMISED = 6, 7
 #: Suffixes of files that are not in the binary form.
 TEXT_FORMS = {".json", ".onnxtxt", ".onnxtext", ".prototxt", ".pbtxt", ".textproto", ".txtpb"}
 #: Names of dimensions that exporters write where they mean none.
@@ -31,12 +33,12 @@ NAMELESS = {"", "?", "-1", "None", "unk"}
 def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
     """Read a network: a path (weights in files beside it are found), the bytes of a file, or an `onnx.ModelProto`.
 
-    Opsets 7 to the newest that the installed `onnx` knows. Operators that have a rule in `shape_rules.RULES` become
-    nodes with the meaning of opset `OPSET`, without `proto`. Every other node (an operator of its own, control flow,
-    BatchNormalization in training) keeps its `proto` and `opset`, for the evaluator of `onnx` alone; values that a body
-    of control flow reads from outside are listed as further inputs, under the names in the attribute `captured`.
-    Initializers and Constant nodes are `constants`, of the dtype that the file has; calls of the model's own functions
-    are replaced by what is in them.
+    Opsets 7 to the newest that the installed `onnx` knows (and what 6 has in common with it). Operators that have a rule
+    in `shape_rules.RULES` become nodes with the meaning of opset `OPSET`, without `proto`. Every other node (an operator
+    of its own, control flow, BatchNormalization in training) keeps its `proto` and `opset`, for the evaluator of `onnx`
+    alone; values that a body of control flow reads from outside are listed as further inputs, under the names in the
+    attribute `captured`. Initializers and Constant nodes are `constants`, of the dtype that the file has; calls of the
+    model's own functions are replaced by what is in them.
 
     Raises `GraphError` for a file that cannot be read, is damaged, or contradicts itself.
     """
@@ -105,8 +107,8 @@ def _opsets(model: Any) -> dict[str, int]:
     newest = onnx.defs.onnx_opset_version()
     if not opsets and any(not node.domain for node in model.graph.node):
         raise GraphError("the ONNX model does not say which opset it uses")
-    if not OLDEST <= opsets.get("", OPSET) <= newest:
-        raise GraphError(f"the ONNX model has opset {opsets['']}; opsets {OLDEST} to {newest} can be read")
+    if not 1 <= opsets.get("", OPSET) <= newest:
+        raise GraphError(f"the ONNX model has opset {opsets['']}; opsets {PROMISED} to {newest} can be read")
     return {"": OPSET, **opsets}
 
 
@@ -146,8 +148,6 @@ def _graph(model: Any, opsets: dict[str, int], arrays: dict[str, Array]) -> Grap
 
 def _add(build: Builder, proto: Any, opsets: dict[str, int], known: set[str]) -> None:
     """One node: a constant, nodes of opset `OPSET`, or the node as it is."""
-    import onnx
-
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     if not domain and proto.op_type == "Constant":
         build.constants[proto.output[0]] = _constant(proto)
@@ -158,12 +158,10 @@ def _add(build: Builder, proto: Any, opsets: dict[str, int], known: set[str]) ->
     inputs, outputs = (*proto.input, *captured), tuple(proto.output)
     node = Node(proto.op_type, inputs, outputs, attributes, proto.name, domain, opset=opsets.get(domain, 1))
     if not domain and not bodies and (node.op in RULES or node.op in NORMALISERS):
-        try:
-            version = onnx.defs.get_schema(node.op, node.opset, "").since_version
-        except onnx.defs.SchemaError:
-            raise GraphError(f"{node.op} {node.label!r}: there is no such operator in opset {node.opset}") from None
-        normal = node.replace(opset=OPSET, outputs=_trimmed(outputs), inputs=_trimmed(inputs))
-        if _says_nothing_new(node, version) and NORMALISERS.get(node.op, _as_it_is)(build, normal, version):
+        version = _version(node)
+        normal = node.replace(opset=OPSET, outputs=_trimmed(outputs), inputs=_trimmed(inputs), attributes=_plainer(node))
+        known_before = node.op in NORMALISERS or all(name in _attributes(node.op, OPSET) for name in normal.attributes)
+        if known_before and NORMALISERS.get(node.op, _as_it_is)(build, normal, version):
             return
     kept = {**attributes, **({"captured": captured} if captured else {})}
     build.nodes.append(node.replace(attributes=kept, proto=proto.SerializeToString()))
@@ -174,15 +172,34 @@ def _as_it_is(build: Builder, node: Node, version: int) -> bool:
     return True
 
 
-def _says_nothing_new(node: Node, version: int) -> bool:
-    """Whether the node has no attribute that opset `OPSET` did not have yet, or only its default."""
+def _version(node: Node) -> int:
+    """The opset that last changed the operator before the node's own."""
     import onnx
 
-    if version <= OPSET or node.op in NORMALISERS:
-        return True
-    older, newer = (onnx.defs.get_schema(node.op, opset, "").attributes for opset in (OPSET, node.opset))
-    added = [name for name in node.attributes if name not in older]
-    return all(name in newer and _plain(newer[name].default_value) == node.get(name) for name in added)
+    try:
+        version = int(onnx.defs.get_schema(node.op, node.opset, "").since_version)
+        same = node.opset >= OLDEST or version == onnx.defs.get_schema(node.op, OLDEST, "").since_version
+    except onnx.defs.SchemaError:
+        complain(node, f"there is no such operator in opset {node.opset}")
+    if not same:
+        complain(node, f"is of opset {node.opset}, and has changed since; opsets from {PROMISED} on can be read")
+    return version
+
+
+def _plainer(node: Node) -> dict[str, Any]:
+    """The attributes without those that opset `OPSET` does not know and that say what it does anyway."""
+    if node.opset <= OPSET:
+        return dict(node.attributes)
+    older, newer = _attributes(node.op, OPSET), _attributes(node.op, node.opset)
+    default = lambda name: name not in older and name in newer and _plain(newer[name].default_value)  # noqa: E731
+    return {name: value for name, value in node.attributes.items() if name in older or value != default(name)}
+
+
+def _attributes(op: str, opset: int) -> Any:
+    """The attributes of an operator in an opset, none where it has none there."""
+    import onnx
+
+    return onnx.defs.get_schema(op, opset, "").attributes if onnx.defs.has(op, opset, "") else {}
 
 
 def _trimmed(names: Sequence[str]) -> tuple[str, ...]:

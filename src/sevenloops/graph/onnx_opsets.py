@@ -3,7 +3,7 @@
 A function gets the `Builder` of the graph, the node as it was read, and the version of its operator (the opset that
 last changed it, e.g. 1, 11 or 13 for Softmax). It adds nodes that mean the same in opset `OPSET`, and returns False
 where there are none: then the node is kept as it is, for the evaluator of the `onnx` package.
-Operators that are not in the table mean the same in all opsets from 7 on.
+Operators that are not in the table mean the same in all opsets from 7 on, but for attributes that came later.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .ir import Node, Value
+from .operands import complain
 
 __all__ = ["NORMALISERS", "Builder", "Normaliser"]
 
@@ -136,7 +137,7 @@ def batch_norm(build: Builder, node: Node, version: int) -> bool:
     training = node.get("training_mode", 0) if version >= 14 else sum(1 for name in node.outputs if name) > 1
     if training or not node.get("spatial", 1):
         return False
-    attributes = _moved(node.attributes, "spatial", "training_mode", "momentum")
+    attributes = _moved(node.attributes, "spatial", "training_mode", "momentum", "is_test", "consumed_inputs")
     build.nodes.append(node.replace(attributes=attributes, outputs=node.outputs[:1]))
     return True
 
@@ -196,19 +197,71 @@ def swish(build: Builder, node: Node, version: int) -> bool:
     return True
 
 
+def old_broadcast(build: Builder, node: Node, version: int) -> bool:
+    """Before opset 7 the second operand was broadcast only when asked, its first axis laid on `axis` of the first one."""
+    axis, broadcast = node.get("axis"), node.get("broadcast", 0)
+    if version < 7:
+        node = node.replace(attributes=_moved(node.attributes, "axis", "broadcast", "consumed_inputs"))
+        if broadcast and axis is not None:
+            ranks = [build.rank(name) for name in node.inputs]
+            if ranks[0] is None or ranks[1] is None:
+                complain(node, "is of an opset before 7, and the file does not say how many dimensions its inputs have")
+            node = _trailing(build, node, ranks[0] - axis % ranks[0] - ranks[1])
+    build.nodes.append(node)
+    return True
+
+
+def prelu(build: Builder, node: Node, version: int) -> bool:
+    """Before opset 7 the slopes were one a channel, as a vector."""
+    ranks = [build.rank(name) for name in node.inputs]
+    if version < 7 and ranks[1] == 1:
+        if ranks[0] is None:
+            complain(node, "is of an opset before 7, and the file does not say how many dimensions its input has")
+        slope = build.constants.get(node.inputs[1])
+        node = _trailing(build, node, ranks[0] - 2) if slope is None or slope.size > 1 else node
+    build.nodes.append(node.replace(attributes={}))
+    return True
+
+
+def _trailing(build: Builder, node: Node, count: int) -> Node:
+    """The node with axes of size one behind those of its second input."""
+    if count <= 0:
+        return node
+    axes = build.constant(f"{node.label}.axes", range(-count, 0), np.int64)
+    return node.replace(inputs=(node.inputs[0], build.add("Unsqueeze", (node.inputs[1], axes), f"{node.label}.second")))
+
+
+def gemm(build: Builder, node: Node, version: int) -> bool:
+    """Before opset 7 C was broadcast only when asked."""
+    build.nodes.append(node.replace(attributes=_moved(node.attributes, "broadcast")))
+    return True
+
+
+def scatter(build: Builder, node: Node, version: int) -> bool:
+    """Scatter has another name since opset 11."""
+    build.nodes.append(node.replace(op="ScatterElements"))
+    return True
+
+
 AXES = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
+OLD_BROADCAST = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
+
 NORMALISERS: dict[str, Normaliser] = {
+    **dict.fromkeys(OLD_BROADCAST, old_broadcast),
     **{f"Reduce{name}": attributes_to_inputs(18, "axes") for name in AXES},
     "BatchNormalization": batch_norm,
     "Clip": clip,
     "Dropout": dropout,
+    "Gemm": gemm,
     "GroupNormalization": group_norm,
     "Hardmax": softmax,
     "LogSoftmax": softmax,
+    "PRelu": prelu,
     "Pad": pad,
     "ReduceSum": reduce_sum,
     "Resize": resize,
+    "Scatter": scatter,
     "Slice": attributes_to_inputs(10, "starts", "ends", "axes"),
     "Softmax": softmax,
     "Split": split,

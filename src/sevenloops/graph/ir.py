@@ -7,6 +7,7 @@ return a new one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -148,3 +149,9 @@ class Graph:
     def params(self) -> int:
         """Elements of all floating-point constants."""
         return sum(c.size for c in self.constants.values() if c.dtype.kind == "f")
+
+    def save_onnx(self, path: str | os.PathLike[str] | None = None, shift_as: str = "depthwise") -> bytes:
+        """The graph as an ONNX model, written to `path` if one is given; see `onnx_export.save_onnx`."""
+        from .onnx_export import save_onnx
+
+        return save_onnx(self, path, shift_as)

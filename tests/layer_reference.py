@@ -13,9 +13,9 @@ from sevenloops.layers import expression
 Array = np.ndarray[Any, Any]
 
 
-def pool(p: Any, x: Array) -> Array:
+def pool(p: Any, x: Any) -> Array:
     """Every window of every image, tap by tap; what lies outside of the image is left out."""
-    y = np.empty(p.y_shape)
+    y: Any = np.empty(p.y_shape)
     for o in itertools.product(*map(range, p.out_size)):
         total = np.full((p.batch, p.channels), -np.inf if p.kind == "max" else 0.0)
         count = 0
@@ -28,7 +28,7 @@ def pool(p: Any, x: Array) -> Array:
                 pixel = x[(slice(None), *at)]
                 total = np.maximum(total, pixel) if p.kind == "max" else total + pixel
         y[(slice(None), *o)] = total if p.kind == "max" else total / count
-    return y
+    return np.asarray(y)
 
 
 def _erf(x: Array) -> Array:
@@ -100,3 +100,61 @@ def elementwise(p: Any, *inputs: Array) -> Array:
         return OPERATORS[e[0]](*map(value, e[1 : 1 + count]), *e[1 + count :])
 
     return np.broadcast_to(value(p.expression), p.out_shape).astype(np.float64)
+
+
+def _logsumexp(x: Array, axis: Any) -> Array:
+    largest = x.max(axis=axis, keepdims=True)
+    largest = np.where(np.isfinite(largest), largest, 0)
+    total = np.exp(x - largest).sum(axis=axis)
+    return np.asarray(np.log(total) + largest.reshape(total.shape))
+
+
+REDUCTIONS: dict[str, Any] = {
+    "sum": np.sum,
+    "mean": np.mean,
+    "max": np.max,
+    "min": np.min,
+    "prod": np.prod,
+    "l1": lambda x, axis: np.abs(x).sum(axis=axis),
+    "l2": lambda x, axis: np.sqrt((x * x).sum(axis=axis)),
+    "sumsq": lambda x, axis: (x * x).sum(axis=axis),
+    "logsum": lambda x, axis: np.log(x.sum(axis=axis)),
+    "logsumexp": _logsumexp,
+}
+
+
+def reduce(p: Any, x: Array) -> Array:
+    """NumPy's own reductions; without axes each element is reduced alone."""
+    if not p.axes:
+        return REDUCTIONS[p.kind](x[..., None], axis=x.ndim).reshape(p.y_shape)  # type: ignore[no-any-return]
+    return np.asarray(REDUCTIONS[p.kind](x, axis=p.axes))
+
+
+def local_norm(p: Any, x: Array) -> Array:
+    """Channel by channel, as ONNX defines LRN."""
+    y = np.empty_like(x)
+    for c in range(x.shape[-1]):
+        window = x[..., max(0, c - (p.size - 1) // 2) : c + p.size // 2 + 1]
+        y[..., c] = x[..., c] / (p.bias + p.alpha / p.size * (window**2).sum(axis=-1)) ** p.beta
+    return y
+
+
+def softmax(p: Any, x: Array) -> Array:
+    """Exponentials of the distance to the largest value, over their sum."""
+    powers = np.exp(x - x.max(axis=1, keepdims=True))
+    y = powers / powers.sum(axis=1, keepdims=True)
+    return np.asarray(x - x.max(axis=1, keepdims=True) - np.log(powers.sum(axis=1, keepdims=True)) if p.log else y)
+
+
+def move(p: Any, *inputs: Array) -> Array:
+    """Permute, Slice, Pad and Concat by NumPy's functions of those names."""
+    kind, x = type(p).__name__, inputs[0]
+    if kind == "Permute":
+        return x.transpose(p.axes)
+    if kind == "Slice":
+        return x[np.ix_(*(s + st * np.arange(n) for s, st, n in zip(p.starts, p.steps, p.sizes)))]
+    if kind == "Concat":
+        return np.concatenate(inputs, axis=p.axis)
+    cropped = x[tuple(slice(max(0, -b), size + min(0, a)) for size, (b, a) in zip(p.shape, p.pads))]
+    more: dict[str, Any] = {"constant_values": np.float32(p.value)} if p.mode == "constant" else {}
+    return np.pad(cropped, [(max(0, b), max(0, a)) for b, a in p.pads], mode=p.mode, **more)

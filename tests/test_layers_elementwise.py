@@ -10,9 +10,9 @@ import pytest
 
 import layer_reference
 from kernels import MACHINES
-from layer_kernels import assert_close, check, run
+from layer_kernels import assert_close, check, row_of, run
 from sevenloops.errors import ProblemError
-from sevenloops.layers.elementwise import ELEMENTWISE, Elementwise
+from sevenloops.layers.elementwise import Elementwise
 from sevenloops.layers.expression import OPERATORS
 
 INF = math.inf
@@ -103,13 +103,15 @@ def test_powers_with_a_literal_exponent(exponent: float) -> None:
 
 
 def test_axes_are_collapsed() -> None:
-    loops = lambda *args: [size for size, _ in Elementwise(*args, 0).loops]  # type: ignore[arg-type]  # noqa: E731
+    def loops(shapes: Any, out_shape: Any) -> list[int]:
+        return [size for size, _ in Elementwise(shapes, out_shape, 0).loops]
+
     assert loops(((2, 3, 4, 5), (2, 3, 4, 5)), (2, 3, 4, 5)) == [120]
     assert loops(((2, 3, 4, 5), (5,)), (2, 3, 4, 5)) == [24, 5]
     assert loops(((2, 3, 4, 5), (2, 1, 1, 5)), (2, 3, 4, 5)) == [2, 12, 5]
     assert loops(((1, 3, 1, 5), (1,)), (1, 3, 1, 5)) == [15]
     machine = next(iter(MACHINES.values()))
-    assert {ELEMENTWISE.schedules(problem, machine)[0].parallel for problem in CASES} == {True, False}
+    assert {row_of(problem).schedules(problem, machine)[0].parallel for problem in CASES} == {True, False}
 
 
 BAD: list[tuple[tuple[Any, ...], str]] = [

@@ -10,9 +10,9 @@ import pytest
 
 import layer_reference
 from kernels import MACHINES
-from layer_kernels import check, random_inputs, run
+from layer_kernels import check, random_inputs, row_of, run
 from sevenloops.errors import DtypeError, ProblemError
-from sevenloops.layers.pool import POOL, Pool
+from sevenloops.layers.pool import Pool
 
 
 def pool(kind: str, c: int, size: Any, kernel: Any, stride: Any = 1, padding: Any = 0, **more: Any) -> Pool:
@@ -76,7 +76,7 @@ def test_pool(problem: Pool) -> None:
 
 def test_every_form_is_tested() -> None:
     machine = next(iter(MACHINES.values()))
-    schedules = [POOL.schedules(problem, machine)[0] for problem in CASES]
+    schedules = [row_of(problem).schedules(problem, machine)[0] for problem in CASES]
     assert {s.form for s in schedules} == {"columns", "windows", "loops"}
     assert {s.parallel for s in schedules} == {True, False}
 

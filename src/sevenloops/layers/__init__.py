@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from .copy_slice import COPY_SLICE
 from .elementwise import ELEMENTWISE
+from .lrn import LRN
+from .move import CONCAT, PAD, SLICE
+from .permute import PERMUTE
 from .pool import POOL
+from .reduce import REDUCE
 from .shift import SHIFT_LAYER
+from .softmax import SOFTMAX
 from .transpose import TRANSPOSE
 
 __all__ = ["LAYERS"]
 
+ROWS = (TRANSPOSE, SHIFT_LAYER, COPY_SLICE, POOL, ELEMENTWISE, REDUCE, LRN, SOFTMAX, PERMUTE, SLICE, PAD, CONCAT)
 #: Every layer by name.
-LAYERS = {row.name: row for row in (TRANSPOSE, SHIFT_LAYER, COPY_SLICE, POOL, ELEMENTWISE)}
+LAYERS = {row.name: row for row in ROWS}

@@ -18,15 +18,22 @@ from ..sizes import as_int
 
 __all__ = [
     "PARALLEL_ELEMENTS",
+    "as_expr",
+    "as_integers",
     "as_shape",
     "check_float32",
     "collapsed",
     "definition",
+    "dims",
     "is_nan",
     "keep_nan_max",
+    "keep_nan_update",
     "layer_row",
+    "padded_to",
+    "table",
     "tasks",
     "vectorize",
+    "width",
 ]
 
 Shape = tuple[int, ...]
@@ -46,6 +53,14 @@ def as_shape(name: str, value: Any, minimum: int = 1) -> Shape:
     if math.prod(shape) > MAX_ELEMENTS:
         raise ProblemError(f"{name} {shape} has more than the {MAX_ELEMENTS:,} elements that 32-bit indices reach")
     return shape
+
+
+def as_integers(name: str, values: Any, rank: int) -> tuple[int, ...]:
+    """One integer of any sign for each axis."""
+    found = tuple(values) if isinstance(values, Iterable) else ()
+    if len(found) != rank:
+        raise ProblemError(f"{name} needs {rank} integers, got {values!r}")
+    return tuple(as_int(name, value, -(2**31)) for value in found)
 
 
 def check_float32(dtype: Any) -> None:
@@ -121,7 +136,7 @@ def vectorize(stage: Any, var: Any, extent: int, lanes: int, unrolled: int = 1) 
 
 
 def tasks(stage: Any, outer: Sequence[tuple[Any, int]], machine: Machine) -> Any:
-    """Fuse loops (innermost first, with their extents) and run them as tasks; returns the task's variable."""
+    """Fuse loops (innermost first, with their extents) and run them as tasks; returns what loops inside of a task."""
     import halide as hl
 
     (task, count), *rest = outer
@@ -133,7 +148,8 @@ def tasks(stage: Any, outer: Sequence[tuple[Any, int]], machine: Machine) -> Any
     if each > 1:
         chunk, within = hl.Var("chunk"), hl.Var("within")
         stage.split(task, chunk, within, each, hl.TailStrategy.GuardWithIf)
-        task = chunk
+        stage.parallel(chunk)
+        return within
     stage.parallel(task)
     return task
 

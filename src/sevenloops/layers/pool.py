@@ -180,10 +180,11 @@ class _Reader:
     def tap(self, at: int, o: Any, k: Any) -> tuple[Any, Any]:
         """The pixel that tap `k` of output `o` on axis `at` reads, and whether it counts (None: always)."""
         axis = self.axes[at]
-        if self.tables[at] is not None:
+        nearest = self.tables[at]
+        if nearest is not None:
             import halide as hl
 
-            return hl.clamp(self.tables[at][o * axis.kernel + k], 0, axis.size - 1), None
+            return hl.clamp(nearest[o * axis.kernel + k], 0, axis.size - 1), None
         return self.pixel(at, o * axis.stride + k * axis.dilation - axis.before)
 
     def pixel(self, at: int, i: Any) -> tuple[Any, Any]:

@@ -75,7 +75,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
         affine = _affine(rewriter, node)
         if affine is not None and not _backward(fold, node, affine):
             _compose(fold, node, affine)
-    for name in reversed(fold.left):
+    for name in reversed(tuple(fold.left)):
         _forward(fold, name)
     for layer in fold.layers.values():
         layer.write()
@@ -144,7 +144,7 @@ def _backward(fold: _Fold, node: Node, affine: Affine) -> bool:
         rewriter.note(f"{node.label} stays behind {producer.label}: {reason}")
         return False
     layer.take_after(affine.scale, affine.shift)
-    rewritten = producer.replace(outputs=node.outputs)
+    rewritten = producer.replace(outputs=node.outputs, name=producer.label)
     rewriter.replace(node, rewritten, drop=(producer,))
     fold.layers[node.outputs[0]] = fold.layers.pop(affine.source)
     layer.node = rewritten

@@ -26,17 +26,19 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
     rewriter = Rewriter(graph)
     for node in rewriter:
         read = expression_of(rewriter, node)
-        if read is not None and read[0] is not None:
-            attributes = {"expression": read[0]}
-            new = Node("Elementwise", tuple(read[1]), node.outputs, attributes, node.name, OWN)
+        if read is None or read[0] is None:
+            continue
+        new = node
+        if node.domain != OWN:
+            new = Node("Elementwise", tuple(read[1]), node.outputs, {"expression": read[0]}, node.name, OWN)
             rewriter.replace(node, new)
-            _absorb(rewriter, new)
+        _absorb(rewriter, new)
     return rewriter.finish()
 
 
 def _absorb(rewriter: Rewriter, node: Node) -> None:
     """Put the expressions that a node alone reads into it, for as long as there are any."""
-    refused: set[str] = set()
+    refused: dict[str, str] = {}
     taken: list[str] = []
     waiting = list(node.inputs)
     while waiting:
@@ -47,13 +49,14 @@ def _absorb(rewriter: Rewriter, node: Node) -> None:
         merged = _merged(node, first)
         reason = rewriter.others(name, node) or _refusal(rewriter, node, first, merged)
         if reason is not None:
-            refused.add(name)
-            rewriter.note(f"{first.label} stays apart from {node.label}: {reason}")
+            refused[name] = f"{first.label} stays apart from {node.label}: {reason}"
             continue
         rewriter.replace(node, merged, drop=(first,))
         node = merged
         taken.append(first.label)
         waiting = list(node.inputs)
+        refused = {}  # a value that two operators of the expression read has one reader now
+    rewriter.notes += refused.values()
     if taken:
         rewriter.note(f"{', '.join(reversed(taken))} and {node.label} are one expression of {len(node.inputs)} inputs")
 

@@ -72,7 +72,8 @@ def _activation(rewriter: Rewriter, node: Node) -> None:
     if reason is not None or whole is None:
         rewriter.note(f"{node.label} stays: {reason}")
         return
-    fused = layer.with_attributes(activation=whole[0], activation_params=whole[1]).replace(outputs=node.outputs)
+    fused = layer.with_attributes(activation=whole[0], activation_params=whole[1])
+    fused = fused.replace(outputs=node.outputs, name=layer.label)
     rewriter.replace(node, fused, drop=(layer,))
     rewriter.note(f"{node.label} into {layer.label} as {whole[0]}")
 
@@ -122,7 +123,8 @@ def _hard_sigmoid(rewriter: Rewriter, node: Node, last: Node, alpha: float, beta
     if reason is not None:
         return f"of {node.label}, {reason}"
     layer.take_after(factor, addend)
-    layer.node = node.with_attributes(activation="clip", activation_params=(0.0, 1.0)).replace(outputs=last.outputs)
+    layer.node = node.with_attributes(activation="clip", activation_params=(0.0, 1.0))
+    layer.node = layer.node.replace(outputs=last.outputs, name=node.label)
     rewriter.replace(last, layer.node, drop=(node,))
     layer.write()
     rewriter.note(f"{last.label} into {node.label} as a line and a clip")
@@ -158,7 +160,7 @@ def _residual(rewriter: Rewriter, node: Node) -> None:
     other = names[1] if name == names[0] else names[0]
     where = "after" if "activation" in layer.attributes else "before"
     inputs = (*layer.inputs, *[""] * (3 - len(layer.inputs)), other)
-    fused = layer.with_attributes(residual=where).replace(inputs=inputs, outputs=node.outputs)
+    fused = layer.with_attributes(residual=where).replace(inputs=inputs, outputs=node.outputs, name=layer.label)
     rewriter.replace(node, fused, drop=(layer,))
     rewriter.note(f"{node.label} into {layer.label}, which adds {other} {where} the activation")
 

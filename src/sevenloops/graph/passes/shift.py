@@ -20,7 +20,7 @@ import numpy as np
 from ...shift import CONVENTIONS, Shift, channel_offsets
 from ..ir import OWN, Graph, Node
 from .rewrite import Array, Rewriter
-from .slices import ZERO, cuts
+from .slices import ZERO, Cut, cuts
 
 __all__ = ["is_pointwise", "run"]
 
@@ -94,12 +94,15 @@ def _of_slices(rewriter: Rewriter, node: Node) -> Moves | str | None:
     shape = rewriter.shape(node.outputs[0])
     if shape is None or len(shape) != 4 or int(node.get("axis", 0)) % 4 != 1:
         return None
-    found = cuts(rewriter, node.inputs)
-    if found is None:
-        return None
-    source = found[0].source
-    whole = rewriter.shape(source)
-    assert whole is not None
+    found: Moves | str | None = None
+    for candidate in cuts(rewriter, node.inputs):
+        found = _of_cuts(candidate, rewriter.shape(candidate[0].source) or ()) or found
+        if isinstance(found, Moves):
+            break
+    return found
+
+
+def _of_cuts(found: list[Cut], whole: tuple[int, ...]) -> Moves | str | None:
     if any(not np.array_equal(cut.axes[0], np.arange(whole[0])) for cut in found):
         return None
     channels: list[int] = []
@@ -112,9 +115,11 @@ def _of_slices(rewriter: Rewriter, node: Node) -> Moves | str | None:
         strides.add(tuple(line[1] for line in lines if line))
         channels += cut.axes[1].tolist()
         offsets += [tuple(line[0] for line in lines if line)] * len(cut.axes[1])
-    if len(strides) != 1 or sorted(channels) != list(range(whole[1])):
-        return "its slices do not have every channel once" if len(strides) == 1 else "its slices have different strides"
-    return Moves(source, tuple(channels), tuple(offsets), strides.pop())
+    if sorted(channels) != list(range(whole[1])):
+        return "its slices do not have every channel once"
+    if len(strides) != 1:
+        return "its slices have different strides"
+    return Moves(found[0].source, tuple(channels), tuple(offsets), strides.pop())
 
 
 def _line(positions: Array, size: int) -> tuple[int, int] | None:

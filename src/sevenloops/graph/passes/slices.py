@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Union
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from .rewrite import Array, Rewriter
 
 __all__ = ["Cut", "cuts"]
 
+#: A value and those that it is cut from, nearest first, each with the node that reads it there.
+Chain = list[tuple[str, Union[Node, None]]]
 #: The place of an element that is padding.
 ZERO = -1
 #: Nodes between a value and what it is cut from.
@@ -25,31 +29,32 @@ class Cut:
     axes: tuple[Array, ...]
 
 
-def cuts(rewriter: Rewriter, names: tuple[str, ...]) -> list[Cut] | None:
-    """The values as cuts of the nearest value that all of them come from; None where there is none."""
+def cuts(rewriter: Rewriter, names: tuple[str, ...]) -> Iterator[list[Cut]]:
+    """The values as cuts of one value, for each that all of them come from, nearest first."""
     chains = [_chain(rewriter, name) for name in names]
     if any(len(chain) < 2 for chain in chains):
-        return None
+        return
     common = set.intersection(*({name for name, _ in chain} for chain in chains))
-    source = next((name for name, _ in chains[0] if name in common), None)
-    shape = None if source is None else rewriter.shape(source)
-    if source is None or shape is None:
-        return None
-    found = []
-    for chain in chains:
-        axes: list[Array] | None = [np.arange(size) for size in shape]
-        at = next(index for index, (name, _) in enumerate(chain) if name == source)
-        for (name, _), (_, node) in zip(reversed(chain[:at]), reversed(chain[1 : at + 1])):
-            axes = None if axes is None or node is None else _step(rewriter, node, name, axes)
-        if axes is None:
-            return None
-        found.append(Cut(source, tuple(axes)))
-    return found
+    for source in (name for name, _ in chains[0] if name in common):
+        shape = rewriter.shape(source)
+        found = [_cut(rewriter, chain, source, shape) for chain in chains] if shape is not None else []
+        whole = [cut for cut in found if cut is not None]
+        if whole and len(whole) == len(found):
+            yield whole
 
 
-def _chain(rewriter: Rewriter, name: str) -> list[tuple[str, Node | None]]:
+def _cut(rewriter: Rewriter, chain: Chain, source: str, shape: tuple[int, ...]) -> Cut | None:
+    """What the first value of a chain is of a later one."""
+    axes: list[Array] | None = [np.arange(size) for size in shape]
+    at = next(index for index, (name, _) in enumerate(chain) if name == source)
+    for (name, _), (_, node) in zip(reversed(chain[:at]), reversed(chain[1 : at + 1])):
+        axes = None if axes is None or node is None else _step(rewriter, node, name, axes)
+    return None if axes is None else Cut(source, tuple(axes))
+
+
+def _chain(rewriter: Rewriter, name: str) -> Chain:
     """The value and those that it is cut from, nearest first, each with the node that reads it there."""
-    chain: list[tuple[str, Node | None]] = [(name, None)]
+    chain: Chain = [(name, None)]
     while len(chain) <= MAX_STEPS:
         node = rewriter.producer(chain[-1][0])
         if node is None or node.domain or node.op not in ("Slice", "Split", "Pad"):

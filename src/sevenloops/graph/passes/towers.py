@@ -12,8 +12,8 @@ import numpy as np
 
 from ..ir import Graph, Node
 from .expressions import expression_of
-from .rewrite import Array, Rewriter
-from .slices import cuts
+from .rewrite import Rewriter
+from .slices import Cut, cuts
 
 __all__ = ["run"]
 
@@ -35,15 +35,15 @@ def _join(rewriter: Rewriter, node: Node) -> None:
     convs = [tower[-1] for tower in towers if tower]
     if len(convs) < len(towers):
         return
-    sources = cuts(rewriter, tuple(conv.inputs[0] for conv in convs))
-    if sources is None:
+    candidates = list(cuts(rewriter, tuple(conv.inputs[0] for conv in convs)))
+    if not candidates:
         return
     labels = ", ".join(conv.label for conv in convs)
-    reason = _differ(rewriter, node, towers) or _not_all(rewriter, sources[0].source, [cut.axes for cut in sources])
-    if reason is not None:
-        rewriter.note(f"{labels} stay apart before {node.label}: {reason}")
+    reasons = [_differ(rewriter, node, towers) or _not_all(rewriter, found) for found in candidates]
+    if None not in reasons:
+        rewriter.note(f"{labels} stay apart before {node.label}: {reasons[0]}")
         return
-    _write(rewriter, node, towers, sources[0].source)
+    _write(rewriter, node, towers, candidates[reasons.index(None)][0].source)
     rewriter.note(f"{labels} are one convolution in groups")
 
 
@@ -85,13 +85,13 @@ def _expression(rewriter: Rewriter, node: Node) -> object:
     return None if read is None else read[0]
 
 
-def _not_all(rewriter: Rewriter, source: str, axes: list[tuple[Array, ...]]) -> str | None:
+def _not_all(rewriter: Rewriter, found: list[Cut]) -> str | None:
+    source = found[0].source
     whole = rewriter.shape(source) or ()
-    joined = np.concatenate([places[1] for places in axes])
-    if not np.array_equal(joined, np.arange(whole[1])):
+    if not np.array_equal(np.concatenate([cut.axes[1] for cut in found]), np.arange(whole[1])):
         return f"their inputs are not all channels of {source} in order"
     for at in (axis for axis in range(len(whole)) if axis != 1):
-        if any(not np.array_equal(places[at], np.arange(whole[at])) for places in axes):
+        if any(not np.array_equal(cut.axes[at], np.arange(whole[at])) for cut in found):
             return f"their inputs are not whole images of {source}"
     return None
 

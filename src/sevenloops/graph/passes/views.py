@@ -4,7 +4,6 @@
     Transpose of Transpose                          -> one Transpose, or nothing
     Transpose that only moves axes of size one      -> Reshape
     Concat of Concat along the same axis            -> one Concat
-    Concat, Sum, Max, Min, Mean of one value        -> nothing
 
 What makes a matrix of one row an image is always called Flatten: the lowering of Gemm reads such images as they lie.
 """
@@ -21,7 +20,6 @@ from .rewrite import Rewriter
 __all__ = ["run"]
 
 RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-SINGLE = {"Concat", "Sum", "Max", "Min", "Mean"}
 #: Inputs of one concatenation at most.
 MAX_PARTS = 64
 
@@ -32,9 +30,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
     for node in rewriter:
         if node.domain or len(node.outputs) != 1:
             continue
-        if node.op in SINGLE and len(node.inputs) == 1:
-            _away(rewriter, node, "it has one operand")
-        elif node.op == "Transpose":
+        if node.op == "Transpose":
             _transpose(rewriter, node)
         elif node.op in RESHAPES:
             _reshape(rewriter, node)

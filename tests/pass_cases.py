@@ -13,8 +13,7 @@ from sevenloops.shift import Shift, channel_offsets
 
 RANDOM = np.random.default_rng(4)
 INPUTS = {
-    **{name: (2, 4, 5, 6) for name in ("x", "z")},
-    **{name: (2, 4, 1, 1) for name in ("gate", "one")},
+    "x": (2, 4, 5, 6), "z": (2, 4, 5, 6), "gate": (2, 4, 1, 1), "one": (2, 4, 1, 1),
     "m": (3, 4), "t": (2, 3, 4), "big": (1, 18, 5, 7),
 }  # fmt: skip
 
@@ -40,15 +39,17 @@ def one_hot(shift: Shift, channels: int) -> np.ndarray[Any, Any]:
 ODD = one_hot(Shift((3, 3)), 18)[RANDOM.permutation(18)]
 TWO = one_hot(Shift((3, 3)), 18)
 TWO[7, 0, 2] = 1
-CONSTANTS = {
+CONSTANTS: dict[str, Any] = {
     "w": random(4, 4, 3, 3), "w1": random(4, 4, 1, 1), "dw": random(4, 1, 3, 3), "b": random(4), "ct": random(4, 2, 2, 2),
     "g": random(4), "beta": random(4), "mu": random(4), "var": abs(random(4)) + 0.1, "c": random(4, 1, 1) + 2,
     "w22": random(2, 2, 3, 3), "v22": random(2, 2, 3, 3), "b2": random(2), "c2": random(2, 1, 1), "w18": random(5, 18, 1, 1),
-    "image": random(5, 6), "row": random(4), "nk": random(5, 4), "wide": random(120, 3), "kn": random(4, 5), "n": random(5), "half": np.float32(0.5),
-    "three": np.float32(3), "six": np.float32(6), "zero": np.float32(0), "root": np.float32(math.sqrt(2)), "1": np.float32(1),
+    "image": random(5, 6), "row": random(4), "nk": random(5, 4), "wide": random(120, 3), "kn": random(4, 5), "n": random(5),
+    "half": np.float32(0.5), "three": np.float32(3), "six": np.float32(6), "zero": np.float32(0),
+    "root": np.float32(math.sqrt(2)), "1": np.float32(1),
     "sixth": np.float32(1 / 6), "lowest": np.float32(-math.inf), "alpha": np.float32(0.1), "cube": np.float32(3),
     "k1": np.float32(0.044715), "k2": np.float32(math.sqrt(2 / math.pi)),
-    "pads": integers(0, 0, 1, 2, 0, 0, 0, 1), "axes": integers(2, 3), "axes_": integers(-1, -2), "pads2": integers(1, 1, 1, 1),
+    "pads": integers(0, 0, 1, 2, 0, 0, 0, 1), "axes": integers(2, 3), "axes_": integers(-1, -2),
+    "pads2": integers(1, 1, 1, 1),
     "channels": integers(0, 1, 0, 0, 0, 0, 0, 0), "flat": integers(2, -1), "back": integers(2, 4, 5, 6), "ax1": integers(1),
     "ax0": integers(0), "s0": integers(0), "s2": integers(2), "s4": integers(4), "hot": one_hot(Shift((3, 3)), 18),
     "modulo": one_hot(Shift((3, 3), convention="modulo"), 18), "odd": ODD, "two": TWO,
@@ -61,7 +62,7 @@ def graph(text: str, outputs: str = "y") -> Graph:
     nodes = [_node(statement) for statement in text.split(";")]
     names = {name for node in nodes for name in node.inputs}
     inputs = tuple(Value(name, shape) for name, shape in INPUTS.items() if name in names)
-    constants = {name: array for name, array in CONSTANTS.items() if name in names}
+    constants = {name: np.asarray(array) for name, array in CONSTANTS.items() if name in names}
     return infer(Graph(tuple(nodes), inputs, tuple(outputs.split()), constants))
 
 
@@ -100,7 +101,8 @@ CASES: dict[str, tuple[str, str, str]] = {
     "bn of product": ("MatMul t kn -> a; Add a n -> y", "MatMul", "y into a"),
     "chain": (CONV + "Mul a c -> d; Sub d half -> e; Div e c -> f; Sub half f -> f2; Neg f2 -> y", "Conv", "f into a"),
     "conv read twice": (
-        CONV + BN.replace("-> y", "-> d") + "; MaxPool a -> p kernel_shape=3,3 pads=1,1,1,1; Add d p -> y", "Conv MaxPool Elementwise", "a is also read by p",
+        CONV + BN.replace("-> y", "-> d") + "; MaxPool a -> p kernel_shape=3,3 pads=1,1,1,1; Add d p -> y",
+        "Conv MaxPool Elementwise", "a is also read by p",
     ),
     "bn alone": (BN.replace(" a ", " x "), "Elementwise", ""),
     "two affines": ("Sub x half -> a; Div a c -> d; Mul d c -> y", "Elementwise", "one scale and shift"),

@@ -21,6 +21,8 @@ __all__ = ["run"]
 
 #: The operators that a written-out activation can end with.
 LAST = {"Mul", "Div", "Clip", "Reciprocal", "Min", "Max"}
+#: What makes an activation of a line: every formula has one of them.
+BENT = {"Sigmoid", "HardSigmoid", "Exp", "Erf", "Tanh", "Softplus", "Clip", "Relu", "Min", "Max"}
 #: The longest formula is that of gelu_tanh, with eight operators.
 DEPTH, MOST_OPERATORS = 9, 10
 GATE = ("tanh", ("mul", math.sqrt(2 / math.pi), ("add", 0, ("mul", 0.044715, ("mul", 0, ("mul", 0, 0))))))
@@ -58,7 +60,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
 def _activation(rewriter: Rewriter, last: Node) -> tuple[str, Any] | None:
     """The value that the node's formula is an activation of, and which one."""
     cone = _cone(rewriter, last)
-    if len(cone) < 2:
+    if len(cone) < 2 or not any(node.op in BENT for node, *_ in cone.values()):
         return None
     inner = {node.outputs[0] for node, *_ in cone.values()}
     values = dict.fromkeys(name for _, _, names in cone.values() for name in names)

@@ -21,12 +21,14 @@ from .functional_shift import shift2d, shift_conv2d
 from .machine import Machine
 from .problem import ConvProblem, GemmProblem
 from .schedule import Schedule
+from .session import InferenceSession
 from .shift import Shift
 
 __all__ = [
     "ConvProblem",
     "Epilogue",
     "GemmProblem",
+    "InferenceSession",
     "Kernel",
     "Machine",
     "Packed",

@@ -190,7 +190,7 @@ class InferenceSession:
         values.update(own)
         if node.op not in self._warned:
             self._warn([PythonStep(node.label, node.op, "the sizes of its outputs depend on values", list, (), ())])
-        feeds = {value.name: np.ascontiguousarray(values[value.name]) for value in tail.inputs}
+        feeds = {value.name: np.require(values[value.name], requirements=("C", "A")) for value in tail.inputs}
         return {**own, **(self._run(tail, feeds) if tail.nodes else {})}
 
 

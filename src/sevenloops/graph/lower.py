@@ -41,7 +41,6 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "LogSoftmax": softmax,
     "Elementwise": elementwise,
     "Identity": identity_node,
-    "Dropout": identity_node,
     "Reshape": reshape,
     "Flatten": reshape,
     "Squeeze": reshape,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.moves import Concat, Pad, Slice
+from ..layers.move import Concat, Pad, Slice
 from .ir import Node
 from .lower_layers import require_float32, require_float32_first
 from .lowering import Lowering, NotLowered
@@ -78,10 +78,11 @@ def depth_to_space(lo: Lowering, node: Node) -> None:
 
 
 def space_to_depth(lo: Lowering, node: Node) -> None:
-    """SpaceToDepth: blocks of pixels become channels."""
+    """SpaceToDepth, both modes: blocks of pixels become channels."""
     n, c, h, w = lo.shape(node.inputs[0])
     b = node.get("blocksize")
-    _blocks(lo, node, (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4))
+    axes = (0, 3, 5, 1, 2, 4) if node.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    _blocks(lo, node, (n, c, h // b, b, w // b, b), axes)
 
 
 def concat(lo: Lowering, node: Node) -> None:

@@ -22,7 +22,7 @@ __all__ = ["run"]
 #: The operators that a written-out activation can end with.
 LAST = {"Mul", "Div", "Clip", "Reciprocal", "Min", "Max"}
 #: What makes an activation of a line: every formula has one of them.
-BENT = {"Sigmoid", "HardSigmoid", "Exp", "Erf", "Tanh", "Softplus", "Clip", "Relu", "Min", "Max"}
+BENT = {"Sigmoid", "HardSigmoid", "Exp", "Erf", "Tanh", "Softplus", "Clip", "Relu", "Min", "Max", "Elementwise"}
 #: The longest formula is that of gelu_tanh, with eight operators.
 DEPTH, MOST_OPERATORS = 9, 10
 GATE = ("tanh", ("mul", math.sqrt(2 / math.pi), ("add", 0, ("mul", 0.044715, ("mul", 0, ("mul", 0, 0))))))

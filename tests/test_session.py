@@ -122,7 +122,7 @@ def test_concatenations_of_convolutions_are_not_copied() -> None:
     plan = InferenceSession(network("fire modules")).plan()
     copies = [step for step in plan.steps if step.algorithm in ("copy_slice", "concat")]
     assert [step.op for step in copies] == ["Concat"] * 2, "the pool's result, and what another node reads too"
-    pitched = [step for step in plan.steps if getattr(step.problem, "out_pitch", 0)]
+    pitched = [step for step in plan.steps if step.op == "Conv" and step.problem.out_pitch]
     assert len(pitched) == 3
 
 
@@ -207,10 +207,12 @@ def test_sizes_that_depend_on_values() -> None:
         Node("Add", ("f", "one"), ("y",)),
     )
     graph = Graph(nodes, (Value("x", (3, 4)),), ("y", "r"), {"one": np.ones(1, np.float32)})
-    with pytest.warns(FallbackWarning, match="NonZero"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FallbackWarning)
         session = InferenceSession(graph)
         x = random(3, 4)
         y, r = session.run(None, {"x": x})
+    assert any("NonZero" in str(warning.message) for warning in caught)
     np.testing.assert_array_equal(r, np.maximum(x, 0))
     np.testing.assert_array_equal(y, np.stack(np.nonzero(np.maximum(x, 0))) + 1)
 

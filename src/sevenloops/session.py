@@ -21,7 +21,7 @@ from .graph.ir import Graph, Value
 from .graph.lower import lower
 from .graph.lowering import PythonStep
 from .graph.onnx_weights import release
-from .graph.passes import optimise
+from .graph.passes import PASSES, optimise
 from .graph.plan import Plan, StepTime, compile_plan
 from .graph.shapes import infer
 
@@ -30,6 +30,8 @@ __all__ = ["InferenceSession", "NodeArg"]
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
 Model = str | PathLike[str] | bytes | Graph
+#: All passes but the one that writes element-wise operators in the form that kernels have.
+OPTIONAL_PASSES = tuple(row.name for row in PASSES if row.name != "fuse_elementwise")
 #: Plans for different sizes that a session keeps; the one unused longest goes.
 MAX_PLANS = 32
 
@@ -52,7 +54,7 @@ class InferenceSession:
         accuracy: `"fast"` or `"strict"`, as in `sevenloops.compile`.
         shapes: sizes of inputs by name, to compile for them at once; inputs whose size is fixed need none. Other sizes
             are compiled when they first come (a plan per size, the last 32 kept).
-        passes: False leaves the graph as it is: slower, to see what the passes do.
+        passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.
 
     Operators without a kernel are computed by the `onnx` package's reference evaluator: a `FallbackWarning` names them.
@@ -145,7 +147,7 @@ class InferenceSession:
             self._plans.move_to_end(key)
             return self._plans[key]
         sized = infer(graph, sizes)
-        lowered = lower(optimise(sized) if self._passes else sized)
+        lowered = lower(optimise(sized, () if self._passes else OPTIONAL_PASSES))
         del sized
         for array in self.graph.constants.values():  # passes have made others of most of them
             release(array)

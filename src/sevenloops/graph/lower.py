@@ -142,6 +142,7 @@ def _finish(lo: Lowering, names: list[str], inputs: dict[str, Tensor]) -> dict[s
     for name in names:
         if lo.constant(name) is not None:
             continue
+        lo.label = name
         tensor = lo.plain(name) if lo.dtype(name) == "float32" else lo.tensor(name)
         whole = tensor.offset == 0 and tensor.size == tensor.storage.elements and tensor.plain
         if not whole or tensor.storage.id in taken:

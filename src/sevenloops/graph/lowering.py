@@ -137,6 +137,7 @@ class Lowering:
         self._slices: dict[str, tuple[str, int]] = {}
         self.readers = graph.consumers()
         self.node: Node | None = None
+        self.label = ""  # of steps that belong to no node
 
     # ------------------------------------------------------------------------------------------------ values
 
@@ -249,7 +250,7 @@ class Lowering:
 
     def emit(self, problem: Any, operands: tuple[Operand, ...], output: Tensor, op: str = "") -> None:
         """Add a kernel call of the present node."""
-        label = self.node.label if self.node else output.storage.name
+        label = self.node.label if self.node else self.label
         self.steps.append(Step(label, op or (self.node.op if self.node else ""), problem, operands, output))
 
     def emit_python(self, function: Callable[[list[Any]], list[Array]], node: Node, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Reductions, local response normalisation and softmax over odd shapes."""
+"""Reductions, normalisations, local response normalisation and softmax over odd shapes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kernels import MACHINES
 from layer_kernels import assert_close, check, random_inputs, run
 from sevenloops.errors import ProblemError
 from sevenloops.layers.lrn import LocalNorm
+from sevenloops.layers.normalize import Normalize
 from sevenloops.layers.reduce import Reduce
 from sevenloops.layers.softmax import Softmax
 
@@ -53,7 +54,16 @@ SOFTMAXES = [
     Softmax(4, 1, 1),
     Softmax(2, 3, 1),
 ]
-CASES: list[Any] = [*REDUCTIONS, *NORMS, *SOFTMAXES]
+NORMALIZATIONS = [
+    Normalize((2, 9, 11, 37), (1, 2), (37,), (37,)),  # instance normalisation
+    Normalize((1, 40, 40, 64), (1, 2), (64,), (64,), 1e-3),
+    Normalize((3, 5, 70), (2,), (70,), (70,)),  # layer normalisation
+    Normalize((3, 5, 7), (1, 2), (5, 7), None),
+    Normalize((2, 30, 6, 5), (1, 3), (6, 5), (6, 5)),  # group normalisation
+    Normalize((50, 300), (1,)),
+    Normalize((5,), (0,), (1,), (5,)),
+]
+CASES: list[Any] = [*REDUCTIONS, *NORMS, *SOFTMAXES, *NORMALIZATIONS]
 
 
 @pytest.mark.parametrize("problem", REDUCTIONS, ids=str)
@@ -106,6 +116,19 @@ def test_softmax(problem: Softmax) -> None:
     np.testing.assert_allclose(result, expected.astype(np.float32), rtol=1e-5, atol=2e-7)
 
 
+@pytest.mark.parametrize("problem", NORMALIZATIONS, ids=str)
+def test_normalize(problem: Normalize) -> None:
+    check(problem, layer_reference.normalize, tolerance=2e-6)
+    arrays = random_inputs(problem)
+    arrays[0] += np.float32(300)  # the variance is a ten-thousandth of the mean of the squares
+    expected = layer_reference.normalize(problem, *(array.astype(np.float64) for array in arrays))
+    assert_close(run(problem, arrays, next(iter(MACHINES.values()))), expected, 1e-4)
+    arrays[0].reshape(-1)[3] = np.nan
+    with np.errstate(invalid="ignore"):
+        expected = layer_reference.normalize(problem, *(array.astype(np.float64) for array in arrays))
+    np.testing.assert_array_equal(np.isnan(run(problem, arrays, next(iter(MACHINES.values())))), np.isnan(expected))
+
+
 BAD: list[tuple[Any, str]] = [
     (lambda: Reduce("median", (3,), (0,)), "kind of a reduction"),
     (lambda: Reduce("sum", (3, 4), (2,)), "distinct and below 2"),
@@ -114,6 +137,9 @@ BAD: list[tuple[Any, str]] = [
     (lambda: LocalNorm((), 3), "needs an axis"),
     (lambda: LocalNorm((3,), 0), "size must be at least 1"),
     (lambda: LocalNorm((3,), 3, float("nan")), "alpha must be finite"),
+    (lambda: Normalize((3, 4), ()), "needs an axis"),
+    (lambda: Normalize((3, 4), (1,), (3,)), "does not broadcast"),
+    (lambda: Normalize((3, 4), (1,), epsilon=-1.0), "epsilon must be"),
     (lambda: Softmax(1, 0, 1), "n must be at least 1"),
 ]
 

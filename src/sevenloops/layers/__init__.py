@@ -6,6 +6,7 @@ from .copy_slice import COPY_SLICE
 from .elementwise import ELEMENTWISE
 from .lrn import LRN
 from .move import CONCAT, PAD, SLICE
+from .normalize import NORMALIZE
 from .permute import PERMUTE
 from .pool import POOL
 from .reduce import REDUCE
@@ -15,6 +16,6 @@ from .transpose import TRANSPOSE
 
 __all__ = ["LAYERS"]
 
-ROWS = (TRANSPOSE, SHIFT_LAYER, COPY_SLICE, POOL, ELEMENTWISE, REDUCE, LRN, SOFTMAX, PERMUTE, SLICE, PAD, CONCAT)
+ROWS = (TRANSPOSE, SHIFT_LAYER, COPY_SLICE, POOL, ELEMENTWISE, REDUCE, LRN, SOFTMAX, NORMALIZE, PERMUTE, SLICE, PAD, CONCAT)
 #: Every layer by name.
 LAYERS = {row.name: row for row in ROWS}

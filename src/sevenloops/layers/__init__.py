@@ -10,12 +10,28 @@ from .normalize import NORMALIZE
 from .permute import PERMUTE
 from .pool import POOL
 from .reduce import REDUCE
+from .resize import RESIZE
 from .shift import SHIFT_LAYER
 from .softmax import SOFTMAX
 from .transpose import TRANSPOSE
 
 __all__ = ["LAYERS"]
 
-ROWS = (TRANSPOSE, SHIFT_LAYER, COPY_SLICE, POOL, ELEMENTWISE, REDUCE, LRN, SOFTMAX, NORMALIZE, PERMUTE, SLICE, PAD, CONCAT)
+ROWS = (
+    TRANSPOSE,
+    SHIFT_LAYER,
+    COPY_SLICE,
+    POOL,
+    ELEMENTWISE,
+    REDUCE,
+    LRN,
+    SOFTMAX,
+    NORMALIZE,
+    PERMUTE,
+    SLICE,
+    PAD,
+    CONCAT,
+    RESIZE,
+)
 #: Every layer by name.
 LAYERS = {row.name: row for row in ROWS}

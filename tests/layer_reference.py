@@ -32,7 +32,7 @@ def pool(p: Any, x: Any) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[float])(x)
+    return np.asarray(np.vectorize(math.erf, otypes=[float])(x))
 
 
 def _sigmoid(x: Array) -> Array:

@@ -11,7 +11,7 @@ import layer_reference
 from kernels import MACHINES
 from layer_kernels import assert_close, check, random_inputs, run
 from sevenloops.errors import ProblemError
-from sevenloops.layers.lrn import LocalNorm
+from sevenloops.layers.lrn import LRN
 from sevenloops.layers.normalize import Normalize
 from sevenloops.layers.reduce import Reduce
 from sevenloops.layers.softmax import Softmax
@@ -38,12 +38,12 @@ REDUCTIONS = [
     Reduce("mean", (1, 1), (0,)),
 ]
 NORMS = [
-    LocalNorm((2, 5, 3, 96), 5, 1e-2),
-    LocalNorm((1, 27, 27, 67), 5, 0.5, 0.75, 2.0),
-    LocalNorm((3, 6), 4, 1.0, 0.5),
-    LocalNorm((3, 4, 3), 9, 1.0, 1.0),
-    LocalNorm((2, 3, 80), 33, 1.0, 0.6, 1.0),
-    LocalNorm((7, 1), 3, 1.0, 0.9),
+    LRN((2, 5, 3, 96), 5, 1e-2),
+    LRN((1, 27, 27, 67), 5, 0.5, 0.75, 2.0),
+    LRN((3, 6), 4, 1.0, 0.5),
+    LRN((3, 4, 3), 9, 1.0, 1.0),
+    LRN((2, 3, 80), 33, 1.0, 0.6, 1.0),
+    LRN((7, 1), 3, 1.0, 0.9),
 ]
 SOFTMAXES = [
     Softmax(1, 1000, 1),
@@ -92,7 +92,7 @@ def test_long_sums_are_accurate() -> None:
 
 
 @pytest.mark.parametrize("problem", NORMS, ids=str)
-def test_local_response_normalisation(problem: LocalNorm) -> None:
+def test_local_response_normalisation(problem: LRN) -> None:
     check(problem, layer_reference.local_norm, tolerance=2e-6)
     x = random_inputs(problem)[0]
     x.reshape(-1)[5], x.reshape(-1)[-1], x.reshape(-1)[-2] = np.nan, np.inf, 1e20
@@ -134,9 +134,9 @@ BAD: list[tuple[Any, str]] = [
     (lambda: Reduce("sum", (3, 4), (2,)), "distinct and below 2"),
     (lambda: Reduce("sum", (3, 4), (1, -1)), "distinct and below 2"),
     (lambda: Reduce("sum", (3, 4), (-3,)), "axis must be at least -2"),
-    (lambda: LocalNorm((), 3), "needs an axis"),
-    (lambda: LocalNorm((3,), 0), "size must be at least 1"),
-    (lambda: LocalNorm((3,), 3, float("nan")), "alpha must be finite"),
+    (lambda: LRN((), 3), "needs an axis"),
+    (lambda: LRN((3,), 0), "size must be at least 1"),
+    (lambda: LRN((3,), 3, float("nan")), "alpha must be finite"),
     (lambda: Normalize((3, 4), ()), "needs an axis"),
     (lambda: Normalize((3, 4), (1,), (3,)), "does not broadcast"),
     (lambda: Normalize((3, 4), (1,), epsilon=-1.0), "epsilon must be"),

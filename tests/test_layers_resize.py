@@ -50,7 +50,7 @@ def onnx_resize(p: Resize, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         exclude_outside=p.exclude_outside,
         coordinate_transformation_mode=p.coordinates,
     )
-    return np.moveaxis(y, 1, -1).astype(np.float64)
+    return np.asarray(np.moveaxis(y, 1, -1), np.float64)
 
 
 @pytest.mark.parametrize("problem", CASES, ids=str)

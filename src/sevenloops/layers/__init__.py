@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .copy_slice import COPY_SLICE
 from .elementwise import ELEMENTWISE
-from .lrn import LRN
-from .move import CONCAT, PAD, SLICE
+from .lrn import LRN_LAYER
+from .moves import CONCAT, PAD, SLICE
 from .normalize import NORMALIZE
 from .permute import PERMUTE
 from .pool import POOL
@@ -24,7 +24,7 @@ ROWS = (
     POOL,
     ELEMENTWISE,
     REDUCE,
-    LRN,
+    LRN_LAYER,
     SOFTMAX,
     NORMALIZE,
     PERMUTE,

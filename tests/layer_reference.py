@@ -32,7 +32,7 @@ def pool(p: Any, x: Any) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[float])(x)
+    return np.asarray(np.vectorize(math.erf, otypes=[float])(x))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -158,3 +158,11 @@ def move(p: Any, *inputs: Array) -> Array:
     cropped = x[tuple(slice(max(0, -b), size + min(0, a)) for size, (b, a) in zip(p.shape, p.pads))]
     more: dict[str, Any] = {"constant_values": np.float32(p.value)} if p.mode == "constant" else {}
     return np.pad(cropped, [(max(0, b), max(0, a)) for b, a in p.pads], mode=p.mode, **more)
+
+
+def normalize(p: Any, x: Array, *factors: Array) -> Array:
+    """Mean and variance by NumPy, then whatever of scale and bias there is."""
+    y = (x - x.mean(axis=p.axes, keepdims=True)) / np.sqrt(x.var(axis=p.axes, keepdims=True) + p.epsilon)
+    remaining = list(factors)
+    y = y * remaining.pop(0) if p.scale is not None else y
+    return np.asarray(y + remaining.pop(0) if p.bias is not None else y)

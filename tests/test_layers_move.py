@@ -9,7 +9,7 @@ import pytest
 import layer_reference
 from layer_kernels import check
 from sevenloops.errors import ProblemError
-from sevenloops.layers.move import Concat, Pad, Slice
+from sevenloops.layers.moves import Concat, Pad, Slice
 from sevenloops.layers.permute import Permute
 
 CASES: list[Any] = [

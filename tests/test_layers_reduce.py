@@ -1,4 +1,4 @@
-"""Reductions, local response normalisation and softmax over odd shapes."""
+"""Reductions, normalisations, local response normalisation and softmax over odd shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import layer_reference
 from kernels import MACHINES
 from layer_kernels import assert_close, check, random_inputs, run
 from sevenloops.errors import ProblemError
-from sevenloops.layers.lrn import LocalNorm
+from sevenloops.layers.lrn import LRN
+from sevenloops.layers.normalize import Normalize
 from sevenloops.layers.reduce import Reduce
 from sevenloops.layers.softmax import Softmax
 
@@ -37,12 +38,12 @@ REDUCTIONS = [
     Reduce("mean", (1, 1), (0,)),
 ]
 NORMS = [
-    LocalNorm((2, 5, 3, 96), 5, 1e-2),
-    LocalNorm((1, 27, 27, 67), 5, 0.5, 0.75, 2.0),
-    LocalNorm((3, 6), 4, 1.0, 0.5),
-    LocalNorm((3, 4, 3), 9, 1.0, 1.0),
-    LocalNorm((2, 3, 80), 33, 1.0, 0.6, 1.0),
-    LocalNorm((7, 1), 3, 1.0, 0.9),
+    LRN((2, 5, 3, 96), 5, 1e-2),
+    LRN((1, 27, 27, 67), 5, 0.5, 0.75, 2.0),
+    LRN((3, 6), 4, 1.0, 0.5),
+    LRN((3, 4, 3), 9, 1.0, 1.0),
+    LRN((2, 3, 80), 33, 1.0, 0.6, 1.0),
+    LRN((7, 1), 3, 1.0, 0.9),
 ]
 SOFTMAXES = [
     Softmax(1, 1000, 1),
@@ -53,7 +54,16 @@ SOFTMAXES = [
     Softmax(4, 1, 1),
     Softmax(2, 3, 1),
 ]
-CASES: list[Any] = [*REDUCTIONS, *NORMS, *SOFTMAXES]
+NORMALIZATIONS = [
+    Normalize((2, 9, 11, 37), (1, 2), (37,), (37,)),  # instance normalisation
+    Normalize((1, 40, 40, 64), (1, 2), (64,), (64,), 1e-3),
+    Normalize((3, 5, 70), (2,), (70,), (70,)),  # layer normalisation
+    Normalize((3, 5, 7), (1, 2), (5, 7), None),
+    Normalize((2, 30, 6, 5), (1, 3), (6, 5), (6, 5)),  # group normalisation
+    Normalize((50, 300), (1,)),
+    Normalize((5,), (0,), (1,), (5,)),
+]
+CASES: list[Any] = [*REDUCTIONS, *NORMS, *SOFTMAXES, *NORMALIZATIONS]
 
 
 @pytest.mark.parametrize("problem", REDUCTIONS, ids=str)
@@ -82,7 +92,7 @@ def test_long_sums_are_accurate() -> None:
 
 
 @pytest.mark.parametrize("problem", NORMS, ids=str)
-def test_local_response_normalisation(problem: LocalNorm) -> None:
+def test_local_response_normalisation(problem: LRN) -> None:
     check(problem, layer_reference.local_norm, tolerance=2e-6)
     x = random_inputs(problem)[0]
     x.reshape(-1)[5], x.reshape(-1)[-1], x.reshape(-1)[-2] = np.nan, np.inf, 1e20
@@ -106,14 +116,30 @@ def test_softmax(problem: Softmax) -> None:
     np.testing.assert_allclose(result, expected.astype(np.float32), rtol=1e-5, atol=2e-7)
 
 
+@pytest.mark.parametrize("problem", NORMALIZATIONS, ids=str)
+def test_normalize(problem: Normalize) -> None:
+    check(problem, layer_reference.normalize, tolerance=2e-6)
+    arrays = random_inputs(problem)
+    arrays[0] += np.float32(300)  # the variance is a ten-thousandth of the mean of the squares
+    expected = layer_reference.normalize(problem, *(array.astype(np.float64) for array in arrays))
+    assert_close(run(problem, arrays, next(iter(MACHINES.values()))), expected, 1e-4)
+    arrays[0].reshape(-1)[3] = np.nan
+    with np.errstate(invalid="ignore"):
+        expected = layer_reference.normalize(problem, *(array.astype(np.float64) for array in arrays))
+    np.testing.assert_array_equal(np.isnan(run(problem, arrays, next(iter(MACHINES.values())))), np.isnan(expected))
+
+
 BAD: list[tuple[Any, str]] = [
     (lambda: Reduce("median", (3,), (0,)), "kind of a reduction"),
     (lambda: Reduce("sum", (3, 4), (2,)), "distinct and below 2"),
     (lambda: Reduce("sum", (3, 4), (1, -1)), "distinct and below 2"),
     (lambda: Reduce("sum", (3, 4), (-3,)), "axis must be at least -2"),
-    (lambda: LocalNorm((), 3), "needs an axis"),
-    (lambda: LocalNorm((3,), 0), "size must be at least 1"),
-    (lambda: LocalNorm((3,), 3, float("nan")), "alpha must be finite"),
+    (lambda: LRN((), 3), "needs an axis"),
+    (lambda: LRN((3,), 0), "size must be at least 1"),
+    (lambda: LRN((3,), 3, float("nan")), "alpha must be finite"),
+    (lambda: Normalize((3, 4), ()), "needs an axis"),
+    (lambda: Normalize((3, 4), (1,), (3,)), "does not broadcast"),
+    (lambda: Normalize((3, 4), (1,), epsilon=-1.0), "epsilon must be"),
     (lambda: Softmax(1, 0, 1), "n must be at least 1"),
 ]
 

@@ -19,14 +19,14 @@ from ..schedule import Schedule
 from ..sizes import as_int
 from .base import as_shape, check_float32, definition, dims, layer_row, tasks, vectorize, width
 
-__all__ = ["LRN", "LocalNorm"]
+__all__ = ["LRN", "LRN_LAYER"]
 
 #: Windows up to this size are unrolled.
 MOST_UNROLLED = 16
 
 
 @dataclass(frozen=True)
-class LocalNorm:
+class LRN:
     """An array of `shape` with channels innermost; a window of `size` channels. Raises `ProblemError`."""
 
     shape: tuple[int, ...]
@@ -67,7 +67,7 @@ class LocalNorm:
         return f"lrn {dims(self.shape)} size{self.size} alpha={self.alpha!r} beta={self.beta!r} bias={self.bias!r}"
 
 
-def define(problem: LocalNorm, schedule: Schedule, machine: Machine) -> Definition:
+def define(problem: LRN, schedule: Schedule, machine: Machine) -> Definition:
     """Squares of a pixel, then windows over them."""
     import halide as hl
 
@@ -112,10 +112,10 @@ def define(problem: LocalNorm, schedule: Schedule, machine: Machine) -> Definiti
     return definition(out, [("x", x, (pixels, channels))], (pixels, channels))
 
 
-LRN = layer_row(
+LRN_LAYER = layer_row(
     "lrn",
     "y[p, c] = x[p, c] / (bias + alpha / size * sum over the window of x[p, j]^2)^beta",
-    LocalNorm,
+    LRN,
     define,
     work=lambda problem: 2 * math.prod(problem.shape),
 )

@@ -16,6 +16,16 @@ settings.register_profile("ci", deadline=None, max_examples=30, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-onnx-case", action="store_true", help="run all conformance cases of onnx by compiled kernels")
+
+
+@pytest.fixture
+def every_onnx_case(request: pytest.FixtureRequest) -> bool:
+    """Whether the conformance tests of onnx run in full, which compiles some thousand kernels."""
+    return bool(request.config.getoption("--every-onnx-case"))
+
+
 @pytest.fixture
 def seven_algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A table of the algorithms whose order by predicted time the tests of the choice know; and no choice remembered."""

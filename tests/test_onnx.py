@@ -238,6 +238,13 @@ def damaged(change: Any) -> Any:
     return proto
 
 
+def renamed(op: str, opset: int) -> Any:
+    def change(proto: Any) -> None:
+        proto.graph.node[0].op_type, proto.opset_import[0].version = op, opset
+
+    return damaged(change)
+
+
 BROKEN: list[tuple[Any, str]] = [
     (b"", "no ONNX model"),
     (b"\x00nonsense, and not short", "cannot be read as an ONNX model"),
@@ -248,14 +255,8 @@ BROKEN: list[tuple[Any, str]] = [
     (__file__, "cannot be read as an ONNX model"),
     (damaged(lambda p: p.opset_import.pop()), "does not say which opset"),
     (damaged(lambda p: setattr(p.opset_import[0], "version", 99)), r"has opset 99; opsets 7 to \d+ can be read"),
-    (
-        damaged(lambda p: setattr(p.graph.node[0], "op_type", "Gelu") or setattr(p.opset_import[0], "version", 9)),
-        "no such operator",
-    ),
-    (
-        damaged(lambda p: setattr(p.graph.node[0], "op_type", "Reshape") or setattr(p.opset_import[0], "version", 3)),
-        "opset 3",
-    ),
+    (renamed("Gelu", 9), "there is no such operator in opset 9"),
+    (renamed("Reshape", 3), "is of opset 3, and has changed since; opsets from 7 on"),
     (damaged(lambda p: p.graph.node[0].input.__setitem__(0, "nobody")), "reads 'nobody' before anything writes it"),
     (damaged(lambda p: p.graph.node[0].output.__setitem__(0, "x")), "is written already"),
     (damaged(lambda p: p.graph.initializer[0].dims.__setitem__(0, 5)), "constant 'w' is damaged"),

@@ -104,7 +104,7 @@ def _changed(node: Node, opset: int) -> bool:
         versions = [onnx.defs.get_schema(node.op, version, node.domain).since_version for version in (node.opset, opset)]
     except onnx.defs.SchemaError:
         return True
-    return versions[0] != versions[1]
+    return bool(versions[0] != versions[1])
 
 
 def _written(graph: Graph, shift_as: str) -> tuple[list[Node], Mapping[str, Any]]:
@@ -154,8 +154,10 @@ def _as_slices(node: Node, shift: Shift, channels: int, reach: list[int], consta
     label, rank = node.label, len(reach)
     integers = lambda hint, values: _constant(constants, f"{label}.{hint}", np.array(values, np.int64))  # noqa: E731
     pads = integers("pads", [0, 0, *reach, 0, 0, *reach])
-    nodes, parts = [Node("Pad", (node.inputs[0], pads), (f"{label}.padded",), {}, f"{label}.pad")], []
-    axes, offsets, order = integers("axes", range(1, rank + 2)), channel_offsets(shift, channels), list[int]()
+    nodes = [Node("Pad", (node.inputs[0], pads), (f"{label}.padded",), {}, f"{label}.pad")]
+    parts: list[str] = []
+    axes, offsets = integers("axes", range(1, rank + 2)), channel_offsets(shift, channels)
+    order: list[int] = []
     for members in (group for group in channels_of_groups(shift, channels) if group):
         step = members[1] - members[0] if len(members) > 1 else 1
         begins = [far + by for far, by in zip(reach, offsets[members[0]])]

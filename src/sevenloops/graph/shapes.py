@@ -164,7 +164,10 @@ class _Inference:
         given = [constant for name, constant in zip(node.inputs, o.constants) if name]
         if node.op in RANDOM or node.domain == OWN or (node.op == "Dropout") or any(c is None for c in given):
             return None
-        if any(type_.shape is not None and _grows(type_, o.constants) for type_ in types[: len(node.outputs)]):
+        # Files without their weights have them as ConstantOfShape.
+        if node.op != "ConstantOfShape" and any(
+            t.shape is not None and _grows(t, o.constants) for t in types[: len(node.outputs)]
+        ):
             return None
         fold = FOLDS.get(node.op) if not node.domain and node.proto is None else None
         if fold is None:

@@ -12,7 +12,7 @@ from sevenloops.errors import GraphError
 from sevenloops.graph.ir import OWN
 from sevenloops.models import PRETRAINED, ZOO, build, class_names, find, known, pretrained
 
-#: Networks that take long in a test, and those like them that do not.
+#: Networks whose weights alone take long; others are built in the same way.
 LARGE = {
     "vgg11",
     "vgg16",
@@ -47,7 +47,7 @@ def test_names_are_found_as_people_write_them() -> None:
     assert find("ResNet-50") is ZOO["resnet50"] is find("resnet_50")
     assert find("SqueezeNet 1.1".replace(" ", "")) is ZOO["squeezenet1_1"] is find("squeezenet")
     assert known("ShiftNet-A") and not known("resnet51")
-    with pytest.raises(GraphError, match="no network 'resnet51'.*the zoo has .*resnet50"):
+    with pytest.raises(GraphError, match=r"no network 'resnet51'.*the zoo has .*resnet50"):
         build("resnet51")
 
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from sevenloops.bench import runner
-from sevenloops.bench.engines import ENGINES, Prepared, fastest
+from sevenloops.bench.engines import ENGINES, NETWORKS_ONLY, Prepared, fastest
 from sevenloops.bench.networks import Layer
 from sevenloops.bench.process import EngineProcess, WorkerError
 from sevenloops.bench.report import render, summary, to_json, write_atomically
@@ -42,7 +42,7 @@ NOT_COMPUTED = {
 }
 
 
-@pytest.fixture(scope="module", params=list(ENGINES))
+@pytest.fixture(scope="module", params=[name for name in ENGINES if name not in NETWORKS_ONLY])
 def engine(request: pytest.FixtureRequest) -> Iterator[EngineProcess]:
     reason = ENGINES[request.param].missing()
     if reason:

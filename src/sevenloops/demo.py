@@ -6,7 +6,6 @@ Nothing is downloaded: the photograph comes with scikit-image, the weights with 
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from .bench.results import BenchRun
 from .bench.runner import Options, run_bench
 from .errors import SevenLoopsError
 from .functional import conv2d, depthwise_conv2d
+from .models import packaged
 from .weights import load_weights
 
 __all__ = [
@@ -54,16 +54,6 @@ class DemoError(SevenLoopsError, RuntimeError):
 # ---- photograph and pictures ----------------------------------------------------------------------------------------
 
 
-def _packaged(package: str, *parts: str) -> Path | None:
-    """A file inside an installed package, found without importing it."""
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder, *parts)
-        if path.is_file():
-            return path
-    return None
-
-
 def load_photo(path: Path | None = None) -> FloatArray:
     """A photograph as `(1, height, width, 3)`, red green blue from 0 to 1; by default a cat, from scikit-image.
 
@@ -73,7 +63,7 @@ def load_photo(path: Path | None = None) -> FloatArray:
         from PIL import Image
     except ImportError:
         raise DemoError("pictures need Pillow: pip install 'sevenloops[demo]'") from None
-    path = path or _packaged("skimage", "data", "chelsea.png")
+    path = path or packaged("skimage", "data", "chelsea.png")
     if path is None:
         raise DemoError("the photograph comes with scikit-image: pip install 'sevenloops[demo]'")
     try:
@@ -184,7 +174,7 @@ SOURCES: tuple[tuple[str, tuple[str, ...], Callable[[Path], TrainedLayer]], ...]
 def trained_layer() -> TrainedLayer | None:
     """The first layer of the first network whose weights are installed, or None."""
     for package, parts, read in SOURCES:
-        path = _packaged(package, *parts)
+        path = packaged(package, *parts)
         if path is not None:
             return read(path)
     return None

@@ -21,7 +21,7 @@ from ..errors import Unsupported
 from ..inputs import Inputs
 from ..problem import ConvProblem, GemmProblem, Problem
 
-__all__ = ["ENGINES", "Engine", "Prepared", "Settings"]
+__all__ = ["ENGINES", "NETWORKS_ONLY", "Engine", "Prepared", "Settings"]
 
 TRIAL_S = 0.03
 
@@ -195,3 +195,5 @@ ENGINES: dict[str, Engine] = {
     "mnn": Engine(_prepare_mnn, ("MNN",)),
     "numpy": Engine(_prepare_numpy, ("numpy",)),
 }
+#: Engines that are compared on whole networks, not on single layers.
+NETWORKS_ONLY = ("mnn",)

@@ -62,7 +62,7 @@ def _title(document: Document) -> str:
     if "--network" in words:
         batch = words[words.index("--batch") + 1] if "--batch" in words else "1"
         return f"{words[words.index('--network') + 1]}, batch {batch}"
-    kind = next((kind for kind in ("gemm", "shift") if kind in words), "conv")
+    kind = next((kind for kind in ("gemm", "shift", "conv") if kind in words), "whole networks")
     batch = words[words.index("--batch") + 1] if "--batch" in words else None
     return f"{kind}, batch {batch}" if batch else kind
 

@@ -51,13 +51,12 @@ REFERENCE_LIMIT_S = 600.0
 class NetworkWork:
     """A network for exact sizes, as what is measured; bytes are those of its weights, inputs and outputs."""
 
-    name: str
     sizes: tuple[tuple[str, tuple[int, ...]], ...]
     macs: int
     unique_bytes: int
 
     def __str__(self) -> str:
-        return f"{self.name} " + " ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in self.sizes)
+        return " ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in self.sizes)
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _work(item: NetworkCase) -> NetworkWork:
     edges = [sized.type_of(name) for name in (*(value.name for value in sized.inputs), *sized.outputs)]
     unique = sum(array.nbytes for array in sized.constants.values())
     unique += sum(np.dtype(edge.dtype).itemsize * math.prod(edge.sizes) for edge in edges if edge.known)
-    return NetworkWork(item.name, tuple(item.sizes.items()), sum(macs_of(sized, node) for node in counted), unique)
+    return NetworkWork(tuple(item.sizes.items()), sum(macs_of(sized, node) for node in counted), unique)
 
 
 def _task(item: NetworkCase, seed: int, folder: Path) -> NetworkTask:

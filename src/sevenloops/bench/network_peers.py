@@ -90,7 +90,7 @@ def _sevenloops(task: NetworkTask, settings: Settings) -> Prepared:
     plan = session.plan(shapes)
     details: dict[str, Any] = {"steps": len(plan.steps), "arena_bytes": plan.memory.total_bytes}
     details["not_compiled"] = sorted({step.op for step in plan.steps if step.kernel is None})
-    return Prepared(run, lambda: last, "", details)
+    return Prepared(run, lambda: last, f"{len(plan.steps)} steps", details)
 
 
 def _onnxruntime(task: NetworkTask, settings: Settings) -> Prepared:

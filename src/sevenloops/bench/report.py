@@ -16,7 +16,7 @@ from rich.text import Text
 
 from .results import OWN, BenchRun, Row, Timing, Work, geometric_mean
 
-__all__ = ["render", "summary", "to_json", "write_atomically"]
+__all__ = ["render", "render_starts", "summary", "to_json", "write_atomically"]
 
 #: slowest over fastest round from which on a row says more about the machine's other work than about the engines
 NOISY = 1.3
@@ -113,6 +113,30 @@ def render(run: BenchRun) -> RenderableType:
     for row in run.rows:
         table.add_row(*_cells(row, run))
     return Group(table, *_footer(run))
+
+
+def render_starts(run: BenchRun) -> RenderableType:
+    """Of whole networks: one row an engine, its error, what its start took (load, compile, first run), and its memory."""
+    table = Table(title_justify="left")
+    for title in ("network", "engine", "best way"):
+        table.add_column(title)
+    for title in ("ms", "times ours", "error", "start, s", "peak memory, MB"):
+        table.add_column(title, justify="right")
+    for row in run.rows:
+        own = row.timed(OWN)
+        for name in row.timings:
+            timing = row.timed(name)
+            if timing is None:
+                continue
+            ratio = f"{timing.median_s / own.median_s:.2f}" if own else "-"
+            error = "-" if timing.error is None else f"{timing.error:.1e}"
+            start, peak = timing.details.get("start_s"), timing.details.get("peak_bytes")
+            cells = ["-" if start is None else f"{start:.2f}", "-" if peak is None else f"{peak / 1e6:.0f}"]
+            table.add_row(row.name, name, timing.note or "-", f"{1e3 * timing.median_s:.4g}", ratio, error, *cells)
+    against = {
+        str(t.details["error_against"]) for row in run.rows for t in row.timings.values() if "error_against" in t.details
+    }
+    return Group(table, *(Text(f"errors are against {text}, relative to the largest output") for text in sorted(against)))
 
 
 def _cells(row: Row, run: BenchRun) -> list[RenderableType]:

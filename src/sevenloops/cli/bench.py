@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..bench.network_bench import case, run_networks
 from ..bench.networks import Layer
-from ..bench.report import render, to_json, write_atomically
+from ..bench.report import render, render_starts, to_json, write_atomically
 from ..bench.results import BenchRun
 from ..bench.runner import BenchError, Options, run_bench
 from ..classify import is_file, load_graph
@@ -46,6 +46,8 @@ def bench_networks_command(
     with Console(stderr=True).status("") as status:
         run = run_networks(cases, options, status.update)
     _show(run, json, output)
+    if not json:
+        _console().print(render_starts(run))
 
 
 def _check_folder(output: Path | None) -> None:

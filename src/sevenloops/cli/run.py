@@ -155,7 +155,7 @@ def _table(layers: Sequence[LayerTime], machine: Machine) -> Table:
     limits = "the machine was not measured"
     if machine.peak_gflops and machine.bandwidth_gbs:
         limits = f"roofline: {machine.peak_gflops:.0f} GFLOP/s, {machine.bandwidth_gbs:.0f} GB/s, measured here"
-    caption = f"{limits}; multiply-adds are the definition's, of which Winograd executes fewer"
+    caption = f"{limits}. More than 100 %: Winograd executes fewer multiply-adds, and operands may lie in a cache already"
     table = Table(caption=caption, caption_justify="left")
     for name in ("layer", "output", "algorithm"):
         table.add_column(name, overflow="fold")

@@ -94,7 +94,7 @@ def shiftresnet(
                 y = net.shift(x, moving, name="shift1") if unit == "sc2" else x
                 y = net.relu(_conv_bn(net, y, expansion * out, 1, "conv1", "bn1"))
                 y = net.shift(y, moving, name="shift")
-                y = net.relu(_conv_bn(net, y, out, 1, "conv2", "bn2", stride))
+                y = net.relu(_conv_bn(net, y, out, 1, "conv2", "bn2", stride, gain=BRANCH / blocks))
                 x = _plain_sum(net, x, y, stride)
     return net.linear(net.flatten(net.global_average_pool(x)), classes, gain=1, name="linear")
 
@@ -131,7 +131,7 @@ def _shift_block(net: GraphBuilder, x: str, channels: int, kernel: int, expansio
     out = channels - net.channels(x) if stride == 2 else channels
     y = net.relu(_conv_bn(net, x, out * expansion, 1, "conv1", "bn1"))
     y = net.shift(y, kernel, name="shift")
-    y = net.relu(_conv_bn(net, y, out, 1, "conv2", "bn2", stride))
+    y = net.relu(_conv_bn(net, y, out, 1, "conv2", "bn2", stride, gain=1.0 if stride == 2 else BRANCH / 4))
     if stride == 2:
         return net.concat([y, net.average_pool(x, 3, stride=2, padding=1)])
     return net.add(y, x)

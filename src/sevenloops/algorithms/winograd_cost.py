@@ -29,7 +29,7 @@ from .winograd_plan import unit_stride
 
 __all__ = ["winograd_cost_cycles", "winograd_schedules"]
 
-# The constants are fitted to the measured times of 650 schedules of 39 layers, on one scale with the other algorithms.
+# The constants are fitted to the measured times of 640 schedules of 39 layers, on one scale with the other algorithms.
 #: cycles per point and vector of channels: input transform, output transform, transform of raw weights
 INPUT_CYCLES, OUTPUT_CYCLES, WEIGHT_CYCLES = 20.0, 1.0, 5.5
 #: cycles per vector copied with its padding, and per row of a block narrower than an image that is not in L2: measured; the

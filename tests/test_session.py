@@ -145,7 +145,9 @@ def test_arena_is_shared_by_what_does_not_live_together() -> None:
 # ---------------------------------------------------------------------------------------- single operators
 
 
-def one_node(op: str, inputs: dict[str, Array], shape: tuple[int, ...], constants: dict[str, Array], **attributes: object) -> Graph:
+def one_node(
+    op: str, inputs: dict[str, Array], shape: tuple[int, ...], constants: dict[str, Array], **attributes: object
+) -> Graph:
     names = (*inputs, *constants)
     values = tuple(Value(name, array.shape) for name, array in inputs.items())
     return Graph((Node(op, names, ("y",), attributes),), values, ("y",), constants, {"y": Value("y", shape)})

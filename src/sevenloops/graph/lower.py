@@ -22,6 +22,7 @@ from .lower_moves import (
     split,
     transpose,
 )
+from .lower_norms import batch_norm, group_norm, instance_norm, layer_norm, resize
 from .lowering import Lowering, NotLowered, PythonStep, Step
 from .place import Storage, Tensor, identity
 
@@ -37,6 +38,11 @@ LOWERINGS: dict[str, Callable[[Lowering, Node], None]] = {
     "MaxPool": pool,
     "AveragePool": pool,
     "LRN": lrn,
+    "BatchNormalization": batch_norm,
+    "InstanceNormalization": instance_norm,
+    "GroupNormalization": group_norm,
+    "LayerNormalization": layer_norm,
+    "Resize": resize,
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "Elementwise": elementwise,

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from ..layers.elementwise import Elementwise
-from ..layers.lrn import LocalNorm
+from ..layers.lrn import LRN
 from ..layers.pool import Pool
 from ..layers.reduce import Reduce
 from ..layers.softmax import Softmax
@@ -96,7 +96,7 @@ def lrn(lo: Lowering, node: Node) -> None:
     """LRN across channels."""
     require_float32(lo, node)
     x = lo.channels_last(node.inputs[0])
-    problem = LocalNorm(
+    problem = LRN(
         x.memory, int(node.get("size")), float(node.get("alpha", 1e-4)), float(node.get("beta", 0.75)),
         float(node.get("bias", 1.0)),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layers.move import Concat, Pad, Slice
+from ..layers.moves import Concat, Pad, Slice
 from .ir import Node
 from .lower_layers import require_float32, require_float32_first
 from .lowering import Lowering, NotLowered
@@ -148,9 +148,8 @@ def _slice(lo: Lowering, source: str, name: str, starts: tuple[int, ...], steps:
         inner = math.prod(x.memory[outer + 1 :])
         lo.bind(name, replace(x, shape=shape, offset=x.offset + starts[cut[0]] * inner))
     else:
-        problem = Slice(
-            x.memory, *(tuple(values[axis] for axis in x.order) for values in (starts, steps, shape)),
-        )  # fmt: skip
+        first, by, sizes = (tuple(values[axis] for axis in x.order) for values in (starts, steps, shape))
+        problem = Slice(x.memory, first, by, sizes)
         lo.emit(problem, (x,), lo.output(name, x.order))
 
 

@@ -147,7 +147,7 @@ def test_convolutions_are_those_of_the_definition(groups: int, transposed: bool)
 
 def test_a_shift_is_that_of_the_definition() -> None:
     shift = Shift((3, 2), (2, 1), "modulo")
-    problem = ConvProblem(batch=2, in_channels=6, out_channels=6, in_size=(5, 7), kernel=1, shift=shift)
+    problem = ConvProblem(batch=2, in_channels=6, out_channels=6, in_size=(5, 7), kernel=(1,), shift=shift)
     expected = reference_conv(problem, A.transpose(0, 2, 3, 1), np.eye(6).reshape(6, 6, 1, 1)).transpose(0, 3, 1, 2)
     node = Node("Shift", ("x",), ("y",), {"kernel": (3, 2), "dilation": (2, 1), "convention": "modulo"}, domain=OWN)
     np.testing.assert_array_equal(compute(node, [A])[0], expected)

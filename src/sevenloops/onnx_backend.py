@@ -17,7 +17,7 @@ __all__ = ["Prepared", "SevenLoopsBackend"]
 Array = np.ndarray[Any, Any]
 
 
-class Prepared(BackendRep):  # type: ignore[misc]
+class Prepared(BackendRep):
     """A model that is ready to run."""
 
     def __init__(self, session: InferenceSession) -> None:
@@ -34,7 +34,7 @@ class Prepared(BackendRep):  # type: ignore[misc]
         return tuple(self.session.run(None, inputs))
 
 
-class SevenLoopsBackend(Backend):  # type: ignore[misc]
+class SevenLoopsBackend(Backend):
     """`prepare(model)`, `run_model(model, inputs)`, `run_node(node, inputs)`; only the CPU.
 
     Keyword arguments of `prepare` are those of `InferenceSession`. Raises what that raises, and `ValidationError` of onnx.

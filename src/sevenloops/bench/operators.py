@@ -22,10 +22,12 @@ from ..graph.lowering import PythonStep
 from ..graph.onnx_import import load_onnx
 from ..graph.passes import optimise
 from ..graph.shapes import infer
-from .onnx_cases import Case, node_cases
+from .onnx_cases import Case, node_cases, with_constants
 
 __all__ = ["Row", "page", "table"]
 
+#: What lowering says of an operator that it does not know, and of one that passes leave to it because of its dtype.
+NO_KERNEL = "there is no kernel for it"
 #: Reasons in the table at most, of an operator.
 REASONS = 3
 
@@ -42,7 +44,8 @@ class Row:
 
 
 def left_over(case: Case) -> list[str]:
-    """Why nodes of a case would not be compiled; empty where all would be. Raises `GraphError`."""
+    """Why nodes of a case would not be compiled; empty where all would be."""
+    case = with_constants(case)
     graph = load_onnx(case.model)
     given = zip(graph.inputs, case.data[0][0])
     try:
@@ -51,7 +54,9 @@ def left_over(case: Case) -> list[str]:
     except GraphError as error:
         return [str(error)]
     reasons = [step.reason for step in lowered.steps if isinstance(step, PythonStep) and step.reason]
-    return reasons + (["sizes depend on values"] if lowered.dynamic is not None else [])
+    reasons += ["sizes depend on values"] if lowered.dynamic is not None else []
+    dtypes = {value.dtype for value in graph.inputs} - {"float32"}
+    return [f"{' and '.join(sorted(dtypes))} inputs" if dtypes and r == NO_KERNEL else r for r in reasons]
 
 
 def table(cases: Iterable[Case]) -> list[Row]:
@@ -93,7 +98,8 @@ def _lines(rows: Iterable[Row]) -> Iterator[str]:
     yield ""
     yield f"What becomes of the test cases of one node that come with onnx {__version__}. *Compiled* are those in which"
     yield "every node becomes machine code, a view, or a constant; the others are computed by onnx's reference evaluator,"
-    yield "with a `FallbackWarning`, for the reasons given. *Since* is the opset in which the operator appeared."
+    yield "with a `FallbackWarning`, for the reasons given. *Since* is the opset in which the operator appeared. Sizes, axes"
+    yield "and bounds that the cases feed are made constants first, as they are in networks."
     yield ""
     yield "| operator | since | cases | compiled | why not the others |"
     yield "|---|---|---|---|---|"

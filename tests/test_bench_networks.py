@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from sevenloops.bench.network_bench import case, random_feeds, run_networks
@@ -53,12 +55,14 @@ def by_definition(graph: Graph, x: Any) -> Any:
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize(("kernel", "stride"), [((3, 3), 1), ((3, 1), 2)])
 def test_shifts_in_operators_of_onnx(road: str, convention: str, kernel: tuple[int, int], stride: int) -> None:
-    torch_model = pytest.importorskip("torch") and __import__("sevenloops.bench.torch_model", fromlist=["compute"])
+    pytest.importorskip("torch")
+    from sevenloops.bench.torch_model import compute
+
     graph = shifting(kernel, convention, stride)
     plain = without_shifts(graph, {"x": (2, 20, 7, 9)}, road)
     assert has_shifts(graph) and not has_shifts(plain)
     feeds = random_feeds(graph, {"x": (2, 20, 7, 9)}, 0)
-    (found,) = torch_model.compute(plain, feeds)
+    (found,) = compute(plain, feeds)
     assert np.allclose(found, by_definition(graph, feeds["x"]), atol=1e-12)
 
 
@@ -136,7 +140,10 @@ def test_a_small_run() -> None:
     assert peer.note.partition(",")[0] in ROADS
     engines = json.loads(to_json(run))["rows"][0]["engines"]
     assert engines["sevenloops"]["details"]["not_compiled"] == []
-    assert render_starts(run) is not None
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(render_starts(run))
+    text = console.export_text()
+    assert f"{peer.error:.1e}" in text and f"{peer.details['start_s']:.2f}" in text and "errors are against" in text
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +51,12 @@ FIGURES = {
 def test_the_zoo_has_the_published_figures(name: str) -> None:
     everything = total(count(build(name, batch=1)))
     assert (everything.params, everything.macs) == FIGURES[name]
+
+
+def test_the_page_has_the_same_figures() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` .*\| ([\d,]+) \| ([\d,]+) \|$", page, flags=re.MULTILINE)
+    assert {name: (int(p.replace(",", "")), int(m.replace(",", ""))) for name, p, m in rows} == FIGURES
 
 
 def test_the_layers_of_the_original_alexnet() -> None:

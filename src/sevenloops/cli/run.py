@@ -19,6 +19,7 @@ from ..bench.network_bench import case, run_networks
 from ..bench.results import OWN, BenchRun
 from ..bench.runner import Options
 from ..classify import Guess, Network, batches, feeds_of, load_network, read_photo, sample_photos, top
+from ..errors import GraphError
 from ..graph.shapes import infer
 from ..machine import Machine
 from ..session import InferenceSession
@@ -58,15 +59,19 @@ def run_command(model: str, images: Sequence[Path], options: RunOptions, json: b
     first = read_photo(paths[0], network.preprocessing)
     loaded = _load(network, {name: (batch, *array.shape[1:]) for name, array in feeds_of(network, [first]).items()}, options)
     guesses = _classify(loaded, paths, batch)
-    feeds = feeds_of(network, [first] * batch)
-    machine = Machine.measured() if options.layers else Machine.host()
+    feeds, console = feeds_of(network, [first] * batch), Console(soft_wrap=True, highlight=False)
+    if not json:
+        _print_classes(console, loaded, guesses)
     latency = latency_s(loaded.session, feeds)
+    machine = Machine.measured() if options.layers else Machine.host()
     layers = layer_times(loaded.session, feeds, machine) if options.layers else []
+    if not json:
+        _print_times(console, loaded, latency, layers, machine)
     beside = _beside(loaded, options) if options.against else None
     if json:
         print(json_format.dumps(_document(loaded, guesses, latency, layers, beside), indent=2))
-        return
-    _print(loaded, guesses, latency, layers, beside, machine)
+    elif beside is not None:
+        _print_beside(console, beside)
 
 
 def _load(network: Network, shapes: dict[str, tuple[int, ...]], options: RunOptions) -> _Loaded:
@@ -93,16 +98,19 @@ def _classify(loaded: _Loaded, paths: Sequence[Path], batch: int) -> dict[Path, 
         return {path: top(values, loaded.network.names) for path, values in scores}
 
 
-def _beside(loaded: _Loaded, options: RunOptions) -> BenchRun:
-    """Every engine in a process of its own, in turn, on the same ONNX file."""
+def _beside(loaded: _Loaded, options: RunOptions) -> BenchRun | str:
+    """Every engine in a process of its own, in turn, on the same ONNX file; a text says why there is no comparison."""
     network = loaded.network
     measured = Options(options.against, options.threads, rounds=3, slice_s=0.1, accuracy=options.accuracy)
-    with Console(stderr=True).status("") as status:
-        return run_networks([case(network.name, network.graph, shapes=loaded.shapes)], measured, status.update)
+    try:
+        with Console(stderr=True).status("") as status:
+            return run_networks([case(network.name, network.graph, shapes=loaded.shapes)], measured, status.update)
+    except GraphError as error:  # the package onnx, which writes the file for the others, is not installed
+        return str(error)
 
 
 def _document(
-    loaded: _Loaded, guesses: dict[Path, list[Guess]], latency: float, layers: list[LayerTime], beside: BenchRun | None
+    loaded: _Loaded, guesses: dict[Path, list[Guess]], latency: float, layers: list[LayerTime], beside: BenchRun | str | None
 ) -> dict[str, Any]:
     document: dict[str, Any] = {
         "model": loaded.network.name,
@@ -115,7 +123,9 @@ def _document(
         "photographs": [{"file": str(path), "classes": [asdict(g) for g in found]} for path, found in guesses.items()],
         "layers": [{**asdict(layer), "gflops": layer.gflops, "share_of_roofline": layer.share} for layer in layers],
     }
-    if beside is not None:
+    if isinstance(beside, str):
+        document["no_comparison"] = beside
+    elif beside is not None:
         row = beside.rows[0]
         document["engines"] = {
             name: {"reason": timing.reason} if timing.reason else {"median_s": timing.median_s, "error": timing.error}
@@ -125,11 +135,8 @@ def _document(
     return document
 
 
-def _print(
-    loaded: _Loaded, guesses: dict[Path, list[Guess]], latency: float, layers: list[LayerTime], beside: BenchRun | None,
-    machine: Machine,
-) -> None:  # fmt: skip
-    network, console = loaded.network, Console(soft_wrap=True, highlight=False)
+def _print_classes(console: Console, loaded: _Loaded, guesses: dict[Path, list[Guess]]) -> None:
+    network = loaded.network
     costs = total(count(infer(network.graph, loaded.shapes)))
     console.print(
         f"[bold]{network.name}[/bold]: {costs.params / 1e6:.2f} M parameters ({network.weights}), "
@@ -141,14 +148,15 @@ def _print(
         console.print(f"\n{path.name}")
         for guess in found:
             console.print(f"  {100 * guess.probability:5.1f} %  {guess.name or f'class {guess.index}'}")
+
+
+def _print_times(console: Console, loaded: _Loaded, latency: float, layers: Sequence[LayerTime], machine: Machine) -> None:
     batch = next(iter(loaded.shapes.values()))[0]
     what = "one photograph" if batch == 1 else f"a batch of {batch}"
     each = "" if batch == 1 else f" ({1e3 * latency / batch:.2f} ms each)"
     console.print(f"\nlatency of {what}: [bold]{1e3 * latency:.2f} ms[/bold]{each}, {loaded.session.threads} threads")
     if layers:
         console.print(_table(layers, machine))
-    if beside is not None:
-        _print_beside(console, beside)
 
 
 def _table(layers: Sequence[LayerTime], machine: Machine) -> Table:
@@ -172,8 +180,11 @@ def _table(layers: Sequence[LayerTime], machine: Machine) -> Table:
     return table
 
 
-def _print_beside(console: Console, run: BenchRun) -> None:
+def _print_beside(console: Console, run: BenchRun | str) -> None:
     """One line an engine, ours first."""
+    if isinstance(run, str):
+        console.print(f"no other engine beside: {run}")
+        return
     row = run.rows[0]
     console.print("side by side, each in its own process, in turn, on the same ONNX file:")
     for name, timing in row.timings.items():

@@ -15,14 +15,17 @@ axes, 1x1 kernels, kernels that reach over more than 96 inputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..machine import Machine
 from ..problem import MAX_TENSOR_BYTES, ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Definition, Geometry, ceil_div, only_conv
 from .cost import with_memory_s
-from .fft_cost import cost_cycles, macs, touched_bytes, workspace_bytes
+from .fft_cost import cost_cycles, least_cycles, macs, touched_bytes, workspace_bytes
 from .fft_plan import SIZES, Plan, axis, plan
 
 PARAMETERS = {
@@ -35,6 +38,8 @@ PARAMETERS = {
     "task_frequencies": "frequencies of one task of the products (not depthwise)",
     "parallel": "whether tasks run on the thread pool",
 }
+#: how many candidates are offered
+OFFERED = 12
 DEPTHWISE_PARAMETERS = ("fft_x", "fft_y", "transform_channels", "parallel")
 
 # ------------------------------------------------------------------------------------------------- supports
@@ -55,6 +60,7 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
+@lru_cache(maxsize=256)
 def plans(problem: ConvProblem) -> list[Plan]:
     """Plans of every number of tiles, each with the smallest transforms that give it."""
     g = Geometry.of(problem)
@@ -96,33 +102,55 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
 
 
 def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
-    """Candidates, the best first by the cost model."""
-    found: list[tuple[float, str, Schedule]] = []
-    for p in plans(problem):
-        for s in _tilings(p, machine):
-            cost = with_memory_s(machine, cost_cycles(p, s, machine), problem.unique_bytes + touched_bytes(p, s))
-            found.append((cost, repr(s), s))
-    return [s for _, _, s in sorted(found)[:12]]
+    """Candidates, the best first by the cost model.
+
+    Plans come in the order of a lower bound of their cost, and end where it is above the last of the best.
+    """
+    unique = problem.unique_bytes
+    bounded = [(with_memory_s(machine, least_cycles(p, machine), unique), at, p) for at, p in enumerate(plans(problem))]
+    found: list[tuple[float, int, int, tuple[Plan, _Tiling]]] = []
+    for least, at, p in sorted(bounded, key=lambda entry: entry[:2]):
+        if len(found) == OFFERED and least > found[-1][0]:
+            break
+        tilings = _tilings(p, machine)
+        _, _, *columns = zip(*tilings)
+        table = _Tiling(machine.lanes, machine.cores > 1, *map(np.array, columns))
+        cycles = np.broadcast_to(cost_cycles(p, table, machine), len(tilings)).tolist()
+        touched = np.broadcast_to(touched_bytes(p, table), len(tilings)).tolist()
+        costs = [with_memory_s(machine, busy, unique + more) for busy, more in zip(cycles, touched)]
+        found += [(cost, at, index, (p, tilings[index])) for index, cost in enumerate(costs)]
+        found = sorted(found, key=lambda entry: entry[:3])[:OFFERED]
+    return [_schedule(*entry[3], machine) for entry in found]
 
 
-def _tilings(p: Plan, machine: Machine) -> Iterator[Schedule]:
-    sizes = {"fft_x": p.x.size, "fft_y": p.y.size, "transform_channels": machine.lanes, "parallel": machine.cores > 1}
+class _Tiling(NamedTuple):
+    """What a schedule adds to its plan; the last three are columns while candidates are compared (1 of a depthwise plan)."""
+
+    transform_channels: int
+    parallel: bool
+    tile_tiles: Any
+    tile_channels: Any
+    blocks: Any
+
+
+def _tilings(p: Plan, machine: Machine) -> list[_Tiling]:
+    fixed = machine.lanes, machine.cores > 1
     if p.depthwise:
-        yield Schedule("fft", **sizes)
-        return
-    task = ceil_div(p.frequencies * p.groups, 8 * machine.cores)
+        return [_Tiling(*fixed, 1, 1, 1)]
+    found = []
     for blocks in sorted({1, *_divisions(p)}):
         for vectors in range(1, min(3, ceil_div(p.oc, machine.lanes)) + 1):
             most = min((machine.vector_registers - 4) // (2 * vectors) - 1, p.tiles // blocks)
-            for tiles in range(max(1, most - 6), most + 1):
-                yield Schedule(
-                    "fft",
-                    tile_tiles=tiles,
-                    tile_channels=vectors * machine.lanes,
-                    blocks=blocks,
-                    task_frequencies=task,
-                    **sizes,
-                )
+            found += [_Tiling(*fixed, tiles, vectors * machine.lanes, blocks) for tiles in range(max(1, most - 6), most + 1)]
+    return found
+
+
+def _schedule(p: Plan, tiling: _Tiling, machine: Machine) -> Schedule:
+    sizes = {"fft_x": p.x.size, "fft_y": p.y.size}
+    if p.depthwise:
+        return Schedule("fft", **sizes, transform_channels=tiling.transform_channels, parallel=tiling.parallel)
+    task = ceil_div(p.frequencies * p.groups, 8 * machine.cores)
+    return Schedule("fft", **sizes, **tiling._asdict(), task_frequencies=task)
 
 
 def _divisions(p: Plan) -> list[int]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from ..machine import Machine
 from ..schedule import Schedule
@@ -11,7 +15,7 @@ from .dft import operations
 from .fft_plan import Axis, Plan
 from .tiles import FMA_LATENCY, FORK_CYCLES, L3_BYTES_PER_CYCLE, TILE_OVERHEAD
 
-__all__ = ["Work", "cost_cycles", "macs", "touched_bytes", "workspace_bytes"]
+__all__ = ["Work", "cost_cycles", "least_cycles", "macs", "touched_bytes", "workspace_bytes"]
 
 #: cycles per vector operation of a transform, loads, stores and addresses included (measured: 1.4 to 2.4)
 TRANSFORM_CYCLES = 1.8
@@ -34,6 +38,7 @@ class Work:
     inverse: tuple[int, int]
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def of(cls, p: Plan) -> Work:
         """Row transforms of pairs of rows, and column transforms of the half spectrum."""
         pairs = p.y.radices[1] * ceil_div(p.y.live_in, 2 * p.y.radices[1])
@@ -47,7 +52,7 @@ class Work:
         )
 
 
-def _lanes_of(channels: int, lanes: int) -> int:
+def _lanes_of(channels: int, lanes: Any) -> Any:
     return ceil_div(channels, lanes) * lanes
 
 
@@ -57,12 +62,12 @@ def macs(p: Plan, s: Schedule) -> int:
     inputs, outputs = _lanes_of(p.channels, lanes), p.groups * _lanes_of(p.oc, lanes)
     transforms = p.tiles * (inputs * work.forward[1] + outputs * work.inverse[1])
     if p.depthwise:
-        return transforms + 4 * p.tiles * p.frequencies * inputs
+        return int(transforms + 4 * p.tiles * p.frequencies * inputs)
     tiles = s.blocks * _lanes_of(p.tiles // s.blocks, s.tile_tiles)
     return int(transforms + 4 * p.frequencies * tiles * p.groups * _lanes_of(p.oc, s.tile_channels) * p.ic)
 
 
-def spectrum_bytes(p: Plan, tiles: int, channels: int) -> int:
+def spectrum_bytes(p: Plan, tiles: Any, channels: Any) -> Any:
     """Bytes of the half spectra of `tiles` tiles."""
     return 8 * channels * p.frequencies * tiles
 
@@ -85,13 +90,13 @@ def workspace_bytes(p: Plan, s: Schedule, threads: int) -> int:
     return int(before + behind + running * 4 * lanes * max(there, back))
 
 
-def weight_bytes(p: Plan, s: Schedule) -> int:
+def weight_bytes(p: Plan, s: Any) -> Any:
     """Bytes of the packed weights."""
     nr = s.transform_channels if p.depthwise else s.tile_channels
-    return int(8 * p.frequencies * p.groups * _lanes_of(p.oc, nr) * p.ic)
+    return 8 * p.frequencies * p.groups * _lanes_of(p.oc, nr) * p.ic
 
 
-def touched_bytes(p: Plan, s: Schedule) -> int:
+def touched_bytes(p: Plan, s: Any) -> Any:
     """Bytes that a call goes through besides image, kernel and result: packed weights and all spectra."""
     if p.depthwise:
         return weight_bytes(p, s)
@@ -99,11 +104,28 @@ def touched_bytes(p: Plan, s: Schedule) -> int:
     return weight_bytes(p, s) + spectrum_bytes(p, p.tiles // s.blocks, channels)
 
 
-def cost_cycles(p: Plan, s: Schedule, machine: Machine) -> float:
-    """Predicted cycles on all cores: operations of the transforms, the products, and the traffic of the caches."""
-    work, lanes = Work.of(p), s.transform_channels
+def transform_cycles(p: Plan, lanes: int) -> float:
+    """Cycles of all transforms, there and back, on one core."""
+    work, inputs, outputs = Work.of(p), ceil_div(p.channels, lanes), p.groups * ceil_div(p.oc, lanes)
+    return p.tiles * TRANSFORM_CYCLES * (inputs * sum(work.forward) + outputs * sum(work.inverse))
+
+
+def least_cycles(p: Plan, machine: Machine) -> float:
+    """A lower bound of `cost_cycles` for every schedule of a plan: its transforms, and products without an overhead."""
+    products = p.tiles * p.frequencies * ceil_div(p.channels, machine.lanes) * 4.0
+    if not p.depthwise:
+        products = 2.0 * p.tiles * p.frequencies * p.groups * ceil_div(p.oc, machine.lanes) * p.ic
+    return (transform_cycles(p, machine.lanes) + products) / machine.cores
+
+
+def cost_cycles(p: Plan, s: Any, machine: Machine) -> Any:
+    """Predicted cycles on all cores: operations of the transforms, the products, and the traffic of the caches.
+
+    `s` is a schedule, or has arrays for its parameters: then the result is an array.
+    """
+    lanes = s.transform_channels
     inputs, outputs = ceil_div(p.channels, lanes), p.groups * ceil_div(p.oc, lanes)
-    transforms = p.tiles * TRANSFORM_CYCLES * (inputs * sum(work.forward) + outputs * sum(work.inverse))
+    transforms = transform_cycles(p, lanes)
     cores = machine.cores if s.parallel else 1
     if p.depthwise:
         tasks = p.tiles * inputs
@@ -111,10 +133,11 @@ def cost_cycles(p: Plan, s: Schedule, machine: Machine) -> float:
         return (transforms + product) / tasks * ceil_div(tasks, cores) + FORK_CYCLES
     vectors, tiles = s.tile_channels // lanes, ceil_div(p.tiles // s.blocks, s.tile_tiles)
     loads = (2 * vectors + 2 * s.tile_tiles) / 2
-    tap = max(2.0 * s.tile_tiles * vectors, loads, 2 * FMA_LATENCY) + 0.2 * loads + 0.8
+    tap = np.maximum(np.maximum(2.0 * s.tile_tiles * vectors, loads), 2 * FMA_LATENCY) + 0.2 * loads + 0.8
     calls = s.blocks * tiles * p.frequencies * p.groups * ceil_div(p.oc, s.tile_channels)
     spectra = spectrum_bytes(p, p.tiles // s.blocks, _lanes_of(p.channels, lanes) + outputs * lanes)
     traffic = weight_bytes(p, s) * s.blocks + 2 * s.blocks * spectra * (spectra > machine.l2_bytes * cores / 2)
     moved = traffic / L3_BYTES_PER_CYCLE / cores
     product = calls * (p.ic * tap + TILE_OVERHEAD) / cores
-    return float(transforms / cores + max(product, moved) + 0.3 * min(product, moved) + 3 * s.blocks * FORK_CYCLES)
+    overlapped = np.maximum(product, moved) + 0.3 * np.minimum(product, moved)
+    return transforms / cores + overlapped + 3 * s.blocks * FORK_CYCLES

@@ -147,7 +147,7 @@ def _is_nan(v: Any) -> Any:
 
 def _sigmoid(v: Any) -> Any:
     """`1 / (1 + exp(-v))` by `exp(-|v|)`: Halide's exp is wrong where the result would overflow or underflow."""
-    num = lambda value: hl.cast(v.type(), value)  # noqa: E731
+    num = hl.f32 if v.type().bits() == 32 else hl.f64
     lowest = {32: 87.0, 64: 708.0}[v.type().bits()]  # exp(-lowest) is the last normal number but a few
     t = hl.exp(-hl.min(hl.abs(v), num(lowest)))
     gate = hl.select(v < num(0), t, num(1)) / (num(1) + t)
@@ -157,7 +157,7 @@ def _sigmoid(v: Any) -> Any:
 def activation(epilogue: Epilogue, v: Any) -> Any:
     """The activation of a value. Comparisons are written so that NaN takes the branch that returns `v` itself."""
     t = v.type()
-    num = lambda value: hl.cast(t, value)  # noqa: E731
+    num = hl.f32 if t.bits() == 32 else hl.f64
     strict, name = hl.strict_float, epilogue.activation
     if name == "relu":
         return strict(hl.select(v < num(0), num(0), v))

@@ -83,7 +83,9 @@ class Kernel:
         self._w_shape = problem.b_shape if isinstance(problem, GemmProblem) else problem.w_shape
         self._bias_shape = (problem.n,) if isinstance(problem, GemmProblem) else (problem.out_channels,)
         self._names = ("a", "b") if is_gemm else ("x", "weights")
-        self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype)
+        # Transformed weights depend on more than the shape of the buffer: F(4, 6) and F(6, 4) fill equal ones.
+        transform = None if self._row.accumulates_as_defined else schedule
+        self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype, transform)
         self._pitch = problem.out_pitch if isinstance(problem, ConvProblem) else 0
         self._has_c = isinstance(problem, GemmProblem) and problem.beta != 0
 

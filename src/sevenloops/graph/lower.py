@@ -109,6 +109,8 @@ def _lower_node(lo: Lowering, node: Node) -> None:
     try:
         if lowering is None:
             raise NotLowered("there is no kernel for it")
+        if node.proto is not None:
+            raise NotLowered(f"it means something else in opset {node.opset} than in the one that is compiled")
         lowering(lo, node)
     except (NotLowered, ProblemError, Unsupported) as error:
         del lo.steps[before:]

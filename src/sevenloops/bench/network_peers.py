@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import itertools
 import os
 import pickle
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -72,7 +74,15 @@ def _ways(task: NetworkTask, kinds: Mapping[str, Build]) -> Prepared:
 
 
 def _building(build: Build, path: Path) -> Callable[[], Prepared]:
-    return lambda: build(path)
+    """The details have what the start of this way took: loading, compiling or optimising, and a first run."""
+
+    def timed() -> Prepared:
+        start = time.perf_counter()
+        prepared = build(path)
+        prepared.run()
+        return dataclasses.replace(prepared, details={**prepared.details, "start_s": time.perf_counter() - start})
+
+    return timed
 
 
 def _sevenloops(task: NetworkTask, settings: Settings) -> Prepared:
@@ -144,7 +154,7 @@ def _openvino(task: NetworkTask, settings: Settings) -> Prepared:
 
 
 def _mnn(task: NetworkTask, settings: Settings) -> Prepared:
-    """Converted by MNN's own tool; full precision; the input is copied in once, the output out in every run."""
+    """Converted by MNN's own tool; full precision. A run overwrites its inputs, so they are copied in every time."""
     import MNN
 
     converter = importlib.import_module("_tools")  # what MNN.tools.mnnconvert calls
@@ -160,18 +170,19 @@ def _mnn(task: NetworkTask, settings: Settings) -> Prepared:
         for name, array in task.feeds.items():
             engine.resizeTensor(engine.getSessionInput(session, name), array.shape)
         engine.resizeSession(session)
-        for name, array in task.feeds.items():
-            engine.getSessionInput(session, name).copyFrom(_mnn_tensor(MNN, np.ascontiguousarray(array)))
+        inputs = {name: _mnn_tensor(MNN, np.ascontiguousarray(array)) for name, array in task.feeds.items()}
+        slots = {name: engine.getSessionInput(session, name) for name in inputs}
         outputs = list(engine.getSessionOutputAll(session).values())
-        arrays = [np.zeros(output.getShape(), np.float32) for output in outputs]  # a tensor does not own its array
-        hosts = [_mnn_tensor(MNN, array) for array in arrays]
+        hosts = [_mnn_tensor(MNN, np.zeros(output.getShape(), np.float32)) for output in outputs]
 
         def run() -> None:
+            for name, tensor in inputs.items():
+                slots[name].copyFrom(tensor)
             engine.runSession(session)
             for output, host in zip(outputs, hosts):
                 output.copyToHostTensor(host)
 
-        return Prepared(run, lambda: [array.copy() for array in arrays])
+        return Prepared(run, lambda: [np.array(host.getNumpyData()).reshape(host.getShape()) for host in hosts])
 
     return _ways(task, {"": build})
 

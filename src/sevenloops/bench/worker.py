@@ -90,7 +90,7 @@ class _Worker:
     def prepare_network(
         self, threads: int, accuracy: str, output: str, files: dict[str, str], graph: str | None, feeds: str
     ) -> dict[str, Any]:
-        """As `prepare`, for `network_peers`; the details have what the start took, and the memory that it peaked at."""
+        """As `prepare`, for `network_peers`; the details have what a start took, and the memory that the process peaked at."""
         from .network_peers import PREPARE, NetworkTask, save_outputs
 
         self.prepared = None
@@ -99,7 +99,7 @@ class _Worker:
         task, start = NetworkTask.from_values(files, graph, feeds), time.perf_counter()
         prepared = PREPARE[self.name](task, Settings(threads, accuracy=accuracy))
         prepared.run()
-        details = {**prepared.details, "start_s": time.perf_counter() - start, "peak_bytes": _peak_bytes()}
+        details = {"start_s": time.perf_counter() - start, **prepared.details, "peak_bytes": _peak_bytes()}
         save_outputs(output, prepared.output())
         self.prepared = prepared
         return {"note": prepared.note, "details": details}

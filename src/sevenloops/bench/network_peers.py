@@ -8,6 +8,7 @@ import importlib
 import itertools
 import os
 import pickle
+import re
 import tempfile
 import time
 import warnings
@@ -21,7 +22,7 @@ import numpy as np
 from ..errors import Unsupported
 from .engines import Prepared, Settings, fastest
 
-__all__ = ["PREPARE", "NetworkTask", "load_outputs", "reference_outputs", "save_outputs"]
+__all__ = ["PREPARE", "NetworkTask", "load_outputs", "peak_bytes", "reference_outputs", "save_outputs"]
 
 Array = np.ndarray[Any, Any]
 
@@ -62,24 +63,34 @@ def load_outputs(path: Path) -> list[Array]:
         return [stored[name] for name in stored.files]
 
 
+def peak_bytes() -> int | None:
+    """The most memory that this process has had so far, where Linux says it (`getrusage` begins with the parent's)."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else None
+
+
 Build = Callable[[Path], Prepared]
 
 
 def _ways(task: NetworkTask, kinds: Mapping[str, Build]) -> Prepared:
-    """Every kind of building on every road; the fastest is kept and named."""
+    """Every kind of building on every road; the fastest is kept and named. The peak of memory is that of the first alone."""
+    peaks: list[int | None] = []
     ways: dict[str, Callable[[], Prepared]] = {}
     for (road, path), (kind, build) in itertools.product(task.files.items(), kinds.items()):
-        ways[", ".join(filter(None, (road, kind)))] = _building(build, path)
-    return fastest(ways)
+        ways[", ".join(filter(None, (road, kind)))] = _building(build, path, peaks)
+    best = fastest(ways)
+    return dataclasses.replace(best, details={**best.details, "peak_bytes": peaks[0]})
 
 
-def _building(build: Build, path: Path) -> Callable[[], Prepared]:
+def _building(build: Build, path: Path, peaks: list[int | None]) -> Callable[[], Prepared]:
     """The details have what the start of this way took: loading, compiling or optimising, and a first run."""
 
     def timed() -> Prepared:
         start = time.perf_counter()
         prepared = build(path)
         prepared.run()
+        peaks.append(peak_bytes())
         return dataclasses.replace(prepared, details={**prepared.details, "start_s": time.perf_counter() - start})
 
     return timed

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -90,8 +88,8 @@ class _Worker:
     def prepare_network(
         self, threads: int, accuracy: str, output: str, files: dict[str, str], graph: str | None, feeds: str
     ) -> dict[str, Any]:
-        """As `prepare`, for `network_peers`; the details have what a start took, and the memory that the process peaked at."""
-        from .network_peers import PREPARE, NetworkTask, save_outputs
+        """As `prepare`, for `network_peers`; the details have what a start took and its peak of memory."""
+        from .network_peers import PREPARE, NetworkTask, peak_bytes, save_outputs
 
         self.prepared = None
         if self.name not in PREPARE:
@@ -99,7 +97,7 @@ class _Worker:
         task, start = NetworkTask.from_values(files, graph, feeds), time.perf_counter()
         prepared = PREPARE[self.name](task, Settings(threads, accuracy=accuracy))
         prepared.run()
-        details = {"start_s": time.perf_counter() - start, **prepared.details, "peak_bytes": _peak_bytes()}
+        details = {"start_s": time.perf_counter() - start, "peak_bytes": peak_bytes(), **prepared.details}
         save_outputs(output, prepared.output())
         self.prepared = prepared
         return {"note": prepared.note, "details": details}
@@ -127,13 +125,6 @@ class _Worker:
             run()
             times.append(clock() - start)
         return {"times_s": times}
-
-
-def _peak_bytes() -> int | None:
-    """The most memory that this process has had so far, where Linux says it (`getrusage` begins with the parent's)."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
-    return 1024 * int(found[1]) if found else None
 
 
 def _private_stdout() -> TextIO:

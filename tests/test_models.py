@@ -14,6 +14,7 @@ from sevenloops.models import PRETRAINED, ZOO, build, class_names, find, known, 
 
 #: Networks whose weights alone take long; others are built in the same way.
 LARGE = {
+    "alexnet_two_towers",
     "vgg11",
     "vgg16",
     "vgg19",

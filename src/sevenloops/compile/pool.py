@@ -3,8 +3,12 @@
 A convolution of ResNet-50 takes some hundred microseconds, and waking a sleeping thread takes tens of them, so after a
 loop the workers keep looking for the next one for about a millisecond before they sleep (ONNX Runtime's and OpenMP's
 do the same). One loop runs at a time; a caller that finds the pool taken, by another Python thread or by an outer loop
-of its own, runs its tasks alone. Tasks are drawn from one counter and do not depend on who runs them, so results are
-the same, bit by bit, for any number of threads.
+of its own, runs its tasks alone. Tasks do not depend on who runs them, so results are the same, bit by bit, for any number
+of threads.
+
+Each thread begins with its own range of tasks, the same share in every loop, and then helps with the others' ranges. So what
+one kernel writes is mostly read by the same core in the next, whose cache has it, and each core reads its own part of the
+weights where a schedule divides them. (With one counter for all, tasks alternated between the cores.)
 
 A worker that finds itself on the caller's processor moves away: left to themselves, systems were seen to keep both
 threads on one processor for many milliseconds while the other was idle, and every other round took twice as long.
@@ -33,6 +37,7 @@ __all__ = ["POOL_IR", "PoolThreads", "par_for_ir", "runs_on"]
 MASK_BYTES = 128  # a set of 1024 processors, as sched_setaffinity(2) takes it
 SPINS = 20_000  # of one `pause` each, about 50 ns: one millisecond
 CLOSED = 1 << 30
+RANGES = 64  # of tasks, one for each thread; with more threads some share one
 FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE = 128, 129
 SYS_FUTEX = {"x86_64": 202, "aarch64": 98}
 
@@ -52,7 +57,9 @@ def _pool_ir() -> str:
     return f"""
 @generation = global [16 x i32] zeroinitializer, align 64
 @gate = global [16 x i32] [i32 {CLOSED}, {", ".join(["i32 0"] * 15)}], align 64
-@next = global [16 x i32] zeroinitializer, align 64
+@next = global [{16 * RANGES} x i32] zeroinitializer, align 64
+@ends = global [{16 * RANGES} x i32] zeroinitializer, align 64
+@ids = global i32 0
 @finished = global [16 x i32] zeroinitializer, align 64
 @sleepers = global [16 x i32] zeroinitializer, align 64
 @busy = global [16 x i32] zeroinitializer, align 64
@@ -61,7 +68,7 @@ def _pool_ir() -> str:
 @job.context = global ptr null
 @job.body = global ptr null
 @job.closure = global ptr null
-@job.end = global i32 0
+@job.ranges = global i32 0
 @job.limit = global i32 0
 @job.code = global i32 0
 @job.cpu = global i32 -1
@@ -116,6 +123,28 @@ done:
   ret i32 0
 }}
 
+define private i32 @draw_ranges(i32 %first, i32 %ranges, ptr %context, ptr %body, ptr %closure) {{
+entry:
+  br label %range
+range:
+  %k = phi i32 [ 0, %entry ], [ %k1, %drawn ]
+  %r.a = add i32 %first, %k
+  %r = urem i32 %r.a, %ranges
+  %at = mul i32 %r, 16
+  %counter = getelementptr i32, ptr @next, i32 %at
+  %end.p = getelementptr i32, ptr @ends, i32 %at
+  %end = load i32, ptr %end.p
+  %code = call i32 @draw(ptr %counter, ptr %context, ptr %body, ptr %closure, i32 %end)
+  %ok = icmp eq i32 %code, 0
+  br i1 %ok, label %drawn, label %out
+drawn:
+  %k1 = add i32 %k, 1
+  %more = icmp slt i32 %k1, %ranges
+  br i1 %more, label %range, label %out
+out:
+  ret i32 %code
+}}
+
 define i32 @sevenloops_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr %closure, i32 %threads) {{
 entry:
   %own = alloca i32
@@ -132,18 +161,33 @@ try:
   br i1 %mine, label %open, label %alone
 alone:
   store i32 %min, ptr %own
-  %r = call i32 @draw(ptr %own, ptr %context, ptr %body, ptr %closure, i32 %end)
-  ret i32 %r
+  %lone = call i32 @draw(ptr %own, ptr %context, ptr %body, ptr %closure, i32 %end)
+  ret i32 %lone
 open:
   store ptr %context, ptr @job.context
   store ptr %body, ptr @job.body
   store ptr %closure, ptr @job.closure
-  store i32 %end, ptr @job.end
+  %wanted = add i32 %limit, 1
+  %ranges = call i32 @llvm.smin.i32(i32 %wanted, i32 {RANGES})
+  store i32 %ranges, ptr @job.ranges
+  br label %range
+range:
+  %r = phi i32 [ 0, %open ], [ %r1, %range ]
+  %r1 = add i32 %r, 1
+  %from = call i32 @cut(i32 %min, i32 %size, i32 %r, i32 %ranges)
+  %to = call i32 @cut(i32 %min, i32 %size, i32 %r1, i32 %ranges)
+  %slot = mul i32 %r, 16
+  %next.p = getelementptr i32, ptr @next, i32 %slot
+  %ends.p = getelementptr i32, ptr @ends, i32 %slot
+  store atomic i32 %from, ptr %next.p monotonic, align 4
+  store i32 %to, ptr %ends.p
+  %more = icmp slt i32 %r1, %ranges
+  br i1 %more, label %range, label %start
+start:
   store i32 %limit, ptr @job.limit
   %cpu = call i32 @sched_getcpu()
   store i32 %cpu, ptr @job.cpu
   store atomic i32 0, ptr @job.code monotonic, align 4
-  store atomic i32 %min, ptr @next monotonic, align 4
   store atomic i32 0, ptr @finished monotonic, align 4
   store atomic i32 0, ptr @gate release, align 4
   %g = atomicrmw add ptr @generation, i32 1 seq_cst
@@ -155,7 +199,7 @@ rouse:
   %w = call i64 (i64, ...) @syscall(i64 {futex}, ptr @generation, i64 {FUTEX_WAKE_PRIVATE}, i64 %count)
   br label %work
 work:
-  %mycode = call i32 @draw(ptr @next, ptr %context, ptr %body, ptr %closure, i32 %end)
+  %mycode = call i32 @draw_ranges(i32 0, i32 %ranges, ptr %context, ptr %body, ptr %closure)
   %joined = atomicrmw or ptr @gate, i32 {CLOSED} acq_rel
   %inside = call i32 @llvm.smin.i32(i32 %joined, i32 %limit)
   br label %wait
@@ -174,8 +218,21 @@ close:
   ret i32 %result
 }}
 
+define private i32 @cut(i32 %min, i32 %size, i32 %r, i32 %ranges) {{
+  %size.w = sext i32 %size to i64
+  %r.w = sext i32 %r to i64
+  %ranges.w = sext i32 %ranges to i64
+  %whole = mul i64 %size.w, %r.w
+  %part = sdiv i64 %whole, %ranges.w
+  %part.n = trunc i64 %part to i32
+  %at = add i32 %min, %part.n
+  ret i32 %at
+}}
+
 define void @sevenloops_worker() {{
 entry:
+  %before = atomicrmw add ptr @ids, i32 1 monotonic
+  %id = add i32 %before, 1
   br label %idle
 idle:
   %seen = phi i32 [ 0, %entry ], [ %seen.next, %again ]
@@ -209,10 +266,10 @@ work:
   %context = load ptr, ptr @job.context
   %body = load ptr, ptr @job.body
   %closure = load ptr, ptr @job.closure
-  %end = load i32, ptr @job.end
+  %ranges = load i32, ptr @job.ranges
   %cpu = load i32, ptr @job.cpu
   call void @part(i32 %cpu)
-  %code = call i32 @draw(ptr @next, ptr %context, ptr %body, ptr %closure, i32 %end)
+  %code = call i32 @draw_ranges(i32 %id, i32 %ranges, ptr %context, ptr %body, ptr %closure)
   %failed = icmp ne i32 %code, 0
   br i1 %failed, label %report, label %finish
 report:
@@ -286,6 +343,6 @@ class PoolThreads:
             thread.join(1.0)
 
     def _after_fork(self) -> None:
-        for name, value in (("workers", 0), ("sleepers", 0), ("busy", 0), ("gate", CLOSED)):
+        for name, value in (("workers", 0), ("sleepers", 0), ("busy", 0), ("gate", CLOSED), ("ids", 0)):
             self._word(name).value = value
         self.start()

@@ -219,6 +219,22 @@ def test_sizes_that_depend_on_values() -> None:
     np.testing.assert_array_equal(y, np.stack(np.nonzero(np.maximum(x, 0))) + 1)
 
 
+def test_sizes_that_are_inputs() -> None:
+    """A Reshape and a Resize to sizes that are fed: compiled for each, nothing falls back."""
+    nodes = (
+        Node("Relu", ("x",), ("r",)),
+        Node("Reshape", ("r", "shape"), ("s",)),
+        Node("Softmax", ("s",), ("y",), {"axis": -1}),
+    )
+    graph = Graph(nodes, (Value("x", (2, 6)), Value("shape", ("n",), "int64")), ("y",))
+    session = InferenceSession(graph)
+    x = random(2, 6)
+    for shape in ((3, 4), (4, 3), (12,), (3, 4)):
+        (y,) = session.run(None, {"x": x, "shape": np.array(shape)})
+        e = np.exp(np.maximum(x, 0).reshape(shape))
+        np.testing.assert_allclose(y, e / e.sum(-1, keepdims=True), rtol=1e-5)
+
+
 # -------------------------------------------------------------------------------------- edges of the calls
 
 

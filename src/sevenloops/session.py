@@ -18,7 +18,7 @@ from .choice import check_accuracy
 from .compile import Packed, resolve_threads
 from .errors import DtypeError, FallbackWarning, GraphError
 from .graph.ir import Graph, Value
-from .graph.lower import lower
+from .graph.lower import LOWERINGS, lower
 from .graph.lowering import PythonStep
 from .graph.onnx_weights import release
 from .graph.passes import PASSES, optimise
@@ -34,6 +34,8 @@ Model = str | PathLike[str] | bytes | Graph
 OPTIONAL_PASSES = tuple(row.name for row in PASSES if row.name != "fuse_elementwise")
 #: Plans for different sizes that a session keeps; the one unused longest goes.
 MAX_PLANS = 32
+#: Sizes that come as values have few elements.
+MOST_SIZES = 64
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class InferenceSession:
         self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
         self.graph = _graph(model)
         self._packed: dict[tuple[Any, ...], Packed] = {}
-        self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
+        self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._arena: Array | None = None
@@ -141,11 +144,12 @@ class InferenceSession:
         return arrays
 
     def _plan(self, graph: Graph, sizes: Mapping[str, tuple[int, ...]]) -> Plan:
-        """The plan of a graph (the session's, or a tail) for sizes; made if it is new."""
+        """The plan of a graph (the session's, or a tail) for sizes; made if it is new. Graphs are told apart by identity,
+        and kept with their plans, so that no other can take their place."""
         key = (id(graph), tuple(sorted(sizes.items())), records.generation)
         if key in self._plans:
             self._plans.move_to_end(key)
-            return self._plans[key]
+            return self._plans[key][1]
         sized = infer(graph, sizes)
         lowered = lower(optimise(sized, () if self._passes else OPTIONAL_PASSES))
         del sized
@@ -161,7 +165,7 @@ class InferenceSession:
             on_done=self._progress,
         )
         self._arena = plan.arena
-        self._plans[key] = plan
+        self._plans[key] = (graph, plan)
         while len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
         return plan
@@ -177,9 +181,9 @@ class InferenceSession:
         plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})
         results = plan.run(feeds)
         results.update((name, np.array(plan.constants[name])) for name in graph.outputs if name in plan.constants)
-        return results if plan.dynamic is None else {**results, **self._run_tail(plan, {**feeds, **results})}
+        return results if plan.dynamic is None else {**results, **self._run_tail(graph, plan, {**feeds, **results})}
 
-    def _run_tail(self, plan: Plan, known: Mapping[str, Array]) -> dict[str, Array]:
+    def _run_tail(self, graph: Graph, plan: Plan, known: Mapping[str, Array]) -> dict[str, Array]:
         """The operator that decides sizes, and the graph behind it."""
         from .graph.fallback import evaluate
 
@@ -187,6 +191,9 @@ class InferenceSession:
         assert node is not None
         assert tail is not None
         values = {**plan.constants, **known}
+        fixed = self._with_sizes(graph, plan, values)
+        if fixed is not None:
+            return self._run(fixed, {value.name: values[value.name] for value in fixed.inputs})
         found = evaluate(node, [values[name] if name else None for name in node.inputs])
         own = {name: np.asarray(value) for name, value in zip(node.outputs, found) if name}
         values.update(own)
@@ -194,6 +201,32 @@ class InferenceSession:
             self._warn([PythonStep(node.label, node.op, "the sizes of its outputs depend on values", list, (), ())])
         feeds = {value.name: np.require(values[value.name], requirements=("C", "A")) for value in tail.inputs}
         return {**own, **(self._run(tail, feeds) if tail.nodes else {})}
+
+    def _with_sizes(self, graph: Graph, plan: Plan, values: Mapping[str, Array]) -> Graph | None:
+        """The rest of a graph, with the sizes that its first operator is given (a Resize, a Reshape) as constants.
+
+        None where the sizes are the operator's own result.
+        """
+        node, tail = plan.dynamic, plan.tail
+        assert node is not None
+        assert tail is not None
+        sizes = {name: values[name] for name in node.inputs[1:] if name}
+        if node.op not in LOWERINGS or node.proto is not None or any(a.size > MOST_SIZES for a in sizes.values()):
+            return None
+        key = (plan, *((name, array.dtype.str, array.tobytes()) for name, array in sizes.items()))
+        if key not in self._tails:
+            constants = {**tail.constants, **sizes}
+            names = {*node.inputs, *(value.name for value in tail.inputs)} - {*constants, *node.outputs, ""}
+            inputs = tuple(Value(name, values[name].shape, values[name].dtype.name) for name in sorted(names))
+            outputs = tuple(name for name in graph.outputs if name not in values)
+            rest = Graph((node, *tail.nodes), inputs, outputs, constants, name=graph.name)
+            self._tails[key] = rest
+            while len(self._tails) > MAX_PLANS:
+                self._tails.popitem(last=False)
+            behind = self._plan(rest, {value.name: value.sizes for value in inputs}).dynamic
+            if behind is not None and behind.outputs == node.outputs:
+                self._tails[key] = None
+        return self._tails[key]
 
 
 def _arg(value: Value) -> NodeArg:

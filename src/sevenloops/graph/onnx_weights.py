@@ -19,7 +19,7 @@ import numpy as np
 from ..arrays import address
 from .dtypes import ELEMENTS
 
-__all__ = ["Stripped", "map_file", "release", "strip"]
+__all__ = ["Stripped", "file_of", "map_file", "release", "strip"]
 
 Array = np.ndarray[Any, Any]
 #: Initializers of fewer bytes stay in the message.
@@ -90,13 +90,19 @@ def _stripped_tensor(data: memoryview, arrays: dict[str, Array]) -> bytes:
     return b"".join(kept)
 
 
-def release(array: Array) -> None:
-    """Let go of the memory behind an array that is a view of a mapped file; it is read again where it is needed again."""
+def file_of(array: Array) -> mmap.mmap | None:
+    """The mapped file that an array is a view of, if it is one."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     file = base.obj if isinstance(base, memoryview) else None
-    if not isinstance(file, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+    return file if isinstance(file, mmap.mmap) else None
+
+
+def release(array: Array) -> None:
+    """Let go of the memory behind an array that is a view of a mapped file; it is read again where it is needed again."""
+    file = file_of(array)
+    if file is None or not hasattr(mmap, "MADV_DONTNEED"):
         return
     start = address(array) - address(np.frombuffer(file, np.uint8))
     first, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE

@@ -59,9 +59,9 @@ class Trace:
         return found
 
     def begin(self) -> int:
-        """Where the products begin: the first load of the first operand (before it, outputs are cleared, B is packed)."""
-        loads = np.flatnonzero((self.array == 0) & ~self.store)
-        return int(loads[0]) if loads.size else 0
+        """Where the products begin: when both operands have been loaded (before, outputs are cleared, copies are made)."""
+        firsts = [np.flatnonzero((self.array == operand) & ~self.store) for operand in (0, 1)]
+        return max(int(found[0]) if found.size else 0 for found in firsts)
 
     @property
     def bytes_touched(self) -> int:
@@ -136,7 +136,7 @@ def _trace(text: str, name: str, schedule: Schedule | None, problem: Problem, ma
     try:
         for param, array in zip(d.inputs, arrays):
             param.set(hl.Buffer(array))
-        with contextlib.redirect_stdout(reader):  # type: ignore[type-var]
+        with contextlib.redirect_stdout(reader):
             d.output.realize(hl.Buffer(arrays[-1]), target)
     except hl.HalideError as error:
         raise CompileError(f"Halide refused {name} for {problem}: {error}") from None

@@ -220,7 +220,8 @@ class _Climber:
     def _slice(self, name: str) -> tuple[float, ...]:
         if name in self.engines:
             return tuple(self.engines[name].ask("time", min_time_s=self.options.slice_s, min_iterations=1)["times_s"])
-        run, clock, found = self.ready[name], time.perf_counter, []
+        run, clock = self.ready[name], time.perf_counter
+        found: list[float] = []
         run()
         end = clock() + self.options.slice_s
         while not found or clock() < end:

@@ -86,8 +86,8 @@ def small_case(kind: str) -> Problem:
     """A problem with a few tiles of this machine, small enough to be drawn."""
     if kind == "gemm":
         rows, columns = own_tile(Machine.host())
-        return GemmProblem(2 * rows, 2 * columns, 16)
-    return ConvProblem(1, 4, (8, 8), 16, (3, 3), padding=((1, 1),))
+        return GemmProblem(2 * rows, 2 * columns, 8)
+    return ConvProblem(1, 4, (6, 6), 16, (3, 3), padding=((1, 1),))
 
 
 def touches(rung: Rung, problem: Problem) -> Trace:

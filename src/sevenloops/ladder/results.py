@@ -61,8 +61,10 @@ class Point:
 
     @property
     def share_of_peak(self) -> float | None:
-        """GFLOP/s over the median of the peaks that were sampled beside."""
-        return self.gflops / statistics.median(self.peaks_gflops) if self.gflops and self.peaks_gflops else None
+        """The median over the rounds of GFLOP/s over the peak that was sampled beside."""
+        work = 2e-9 * self.case.problem.macs
+        shares = [work / statistics.median(times) / peak for times, peak in zip(self.rounds_s, self.peaks_gflops)]
+        return statistics.median(shares) if shares else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -209,6 +209,7 @@ def test_figures_follow_from_the_times() -> None:
     assert list(series(run)) == ["ijk", "tuned"]
     ((x, gflops),) = series(run)["tuned"]
     assert x == 1000 and gflops == pytest.approx(100.0)
+    assert last.best_share == pytest.approx(0.25) and none.best_share is None
     assert case.intensity == pytest.approx(2e9 / 12e6)
     assert json.loads(json.dumps(run.to_dict()))["points"][2]["reason"] == "not installed"
 
@@ -313,3 +314,18 @@ def test_the_tutorial_runs(script: Path, known_speeds: None, capsys: pytest.Capt
     """In its short form: small sizes, one round."""
     runpy.run_path(str(script))["main"](short=True)
     assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known_speeds: None) -> None:
+    """As printed, but on small sizes and without the peers."""
+    text = (Path(__file__).parents[1] / "docs" / "ladder.md").read_text(encoding="utf-8")
+    commands = [line.partition("#")[0].split() for line in text.splitlines() if line.startswith("sevenloops ladder")]
+    assert len(commands) >= 5
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        words, target = (words[:-2], words[-1]) if ">" in words else (words, None)
+        small = ["--size", "64"] if "gemm" in words else ["--layer", "mb1 ic5 ih13 iw11 oc16 kh3 kw3 ph1 pw1"]
+        status, out, errors = run_command(*words[2:], *small, "--rounds", "1", "--no-peers")
+        assert status == 0, errors
+        if target:
+            Path(target).write_text(out, encoding="utf-8")

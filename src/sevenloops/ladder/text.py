@@ -48,7 +48,7 @@ def render(run: LadderRun) -> RenderableType:
     for case in run.cases:
         table.add_column(f"{case.name}\nGFLOP/s", justify="right")
     last = run.cases[-1].name
-    for title in (f"{last}\nms", "% of\npeak", "times\nfirst"):
+    for title in (f"{last}\nms", "% of\npeak", "at\nbest", "times\nfirst"):
         table.add_column(title, justify="right")
     first = next((p.gflops for p in run.points if p.case.name == last and p.rung.compiled and p.gflops), None)
     for rung in run.rungs:
@@ -56,7 +56,7 @@ def render(run: LadderRun) -> RenderableType:
         table.add_row(rung.name, rung.adds, *map(_gflops_cell, points), *_last_cells(points[-1], first))
     table.add_section()
     table.add_row(
-        "peak", "measured beside, the best of all samples", *[f"{run.peak_gflops:.1f}"] * len(run.cases), "", "", ""
+        "peak", "measured beside, the best of all samples", *[f"{run.peak_gflops:.1f}"] * len(run.cases), "", "", "", ""
     )
     return Group(table, *map(Text, _footer(run)))
 
@@ -69,14 +69,16 @@ def _gflops_cell(point: Point | None) -> str:
 
 def _last_cells(point: Point | None, first: float | None) -> list[str]:
     if point is None or point.gflops is None or point.median_s is None:
-        return ["-", "-", "-"]
+        return ["-", "-", "-", "-"]
     share = f"{100 * point.share_of_peak:.1f}" if point.share_of_peak else "-"
-    return [f"{1e3 * point.median_s:.4g}", share, f"{point.gflops / first:.3g}" if first else "-"]
+    best = f"{100 * point.best_share:.1f}" if point.best_share else "-"
+    return [f"{1e3 * point.median_s:.4g}", share, best, f"{point.gflops / first:.3g}" if first else "-"]
 
 
 def _footer(run: LadderRun) -> list[str]:
     environment = run.environment
-    lines = [f"{case.name}: {case.problem}: {case.problem.macs:,} MACs, {case.intensity:.1f} FLOP per byte moved once"
+    lines = ["at best: the fastest run over the best peak; % of peak: the median of the rounds"]
+    lines += [f"{case.name}: {case.problem}: {case.problem.macs:,} MACs, {case.intensity:.1f} FLOP per byte moved once"
              for case in run.cases]  # fmt: skip
     for case in run.cases:
         climb = run.climb(case.name)

@@ -6,6 +6,9 @@ copies B into panels once, and takes the rows of A in blocks that stay in L2. Th
 schedule and packs B before the clock starts, as a network does with its weights. NumPy's BLAS and the machine's peak,
 measured beside, say what is left.
 
+Seen at 1024: `unroll` 133 GFLOP/s, `packed` 227, `tuned` 276 (86 % of the peak beside it), NumPy 234.
+(Intel Xeon at 2.80 GHz, AVX-512, 2 shared threads, 2026-11-21, `sevenloops ladder gemm`; all figures: docs/ladder.md.)
+
     python docs/tutorial/04_pack.py
 """
 

@@ -32,6 +32,7 @@ ROOMS = {
     "analysis": "analysis",
     "front": "sevenloops",
     "bench": "bench",
+    "ladder": "ladder",
     "demo": "demo classify",
     "cli": "cli __main__",
 }
@@ -41,7 +42,7 @@ ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules
 #: Packages of others, and the rooms that may import them.
 OTHERS = {
     "numpy": set(ROOMS),
-    "halide": {"algorithms", "layers", "compile"},
+    "halide": {"algorithms", "layers", "compile", "ladder"},
     "llvmlite": {"values", "compile"},
     "onnx": {"bench", "graph", "session"},
     "onnxruntime": {"bench"},
@@ -50,12 +51,24 @@ OTHERS = {
     "MNN": {"bench"},
     "PIL": {"demo"},
     "skimage": {"demo"},
-    "rich": {"bench", "cli"},
+    "rich": {"bench", "ladder", "cli"},
+    "matplotlib": {"ladder"},
     "typer": {"cli"},
 }
 #: Imported inside functions only: `import sevenloops` must stay quick, and the values must not need LLVM.
 LAZY_IN_VALUES = {"llvmlite"}
-NOT_LOADED_BY_IMPORT = ["halide", "llvmlite", "rich", "typer", "torch", "onnx", "onnxruntime", "openvino", "PIL"]
+NOT_LOADED_BY_IMPORT = [
+    "halide",
+    "llvmlite",
+    "rich",
+    "typer",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "PIL",
+    "matplotlib",
+]
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -14,6 +14,7 @@ import typer
 
 from ..errors import ProblemError
 from .bench_app import bench_app
+from .ladder_app import ladder_app
 from .options import PLAIN, Accuracy, Algorithm, IsaName, Json, Problems, Threads, reporting
 
 __all__ = ["app", "main"]
@@ -21,6 +22,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(help="Convolutions and matrix products at the limit of the CPU.", **PLAIN)
 cache_app = typer.Typer(help="The cache of compiled kernels.", **PLAIN)
 app.add_typer(bench_app, name="bench")
+app.add_typer(ladder_app, name="ladder")
 app.add_typer(cache_app, name="cache")
 tuned_app = typer.Typer(help="The records of tuning: what `tune` found, and what is shipped.", **PLAIN)
 app.add_typer(tuned_app, name="tuned")

@@ -26,7 +26,7 @@ from .pool import POOL_IR, par_for_ir, runs_on
 from .scratch import SCRATCH_IR
 from .steps import steps_ir
 
-__all__ = ["KernelImage", "build_image", "build_runtime", "lowered_text"]
+__all__ = ["KernelImage", "build_image", "build_runtime", "image_of", "lowered_text", "text_of"]
 
 #: LLVM's SLP vectoriser gathers the scalar addresses of a tile's pixels into vectors and takes them apart again in the
 #: hot loop (seen: 40 % slower). Halide reads these arguments from the environment, when it is imported.
@@ -96,30 +96,38 @@ def build_image(problem: Problem, schedule: Schedule, machine: Machine, name: st
     """Compile a kernel. Raises `CompileError` with Halide's own words where it refuses."""
     import halide as hl
 
-    target = _target(machine, runtime=False, asserts=asserts)
     try:
-        d = define(problem, schedule, machine)
-        with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
-            objects = []
-            for suffix, func, inputs in (("", d.output, d.inputs), ("_pk", d.pack_output, d.pack_inputs)):
-                path = os.path.join(folder, f"k{suffix}.o")
-                func.compile_to_object(path, inputs, name + suffix, target)
-                objects.append(Path(path).read_bytes())
+        return image_of(define(problem, schedule, machine), machine, name, problem.dtype, asserts=asserts)
     except hl.HalideError as error:
         raise CompileError(f"Halide refused {schedule} for {problem}: {error}") from None
-    objects.append(_trampolines(name, d, machine, problem.dtype))
+
+
+def image_of(d: Definition, machine: Machine, name: str, dtype: str = "float32", *, asserts: bool = False) -> KernelImage:
+    """Compile a definition; with `asserts` the code checks its bounds and returns an error code. Raises `HalideError`."""
+    target = _target(machine, runtime=False, asserts=asserts)
+    with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
+        objects = []
+        for suffix, func, inputs in (("", d.output, d.inputs), ("_pk", d.pack_output, d.pack_inputs)):
+            path = os.path.join(folder, f"k{suffix}.o")
+            func.compile_to_object(path, inputs, name + suffix, target)
+            objects.append(Path(path).read_bytes())
+    objects.append(_trampolines(name, d, machine, dtype))
     return KernelImage(name, d.buffers, d.pack_buffers, objects)
 
 
 def lowered_text(problem: Problem, schedule: Schedule, machine: Machine) -> dict[str, str]:
     """The loop nest as scheduled (`"loops"`), and the machine code (`"assembly"`), as text."""
-    d = define(problem, schedule, machine)
+    return text_of(define(problem, schedule, machine), machine)
+
+
+def text_of(d: Definition, machine: Machine) -> dict[str, str]:
+    """As `lowered_text`, of a definition."""
+    import halide as hl
+
     target = _target(machine, runtime=False)
     with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
         assembly, loops = os.path.join(folder, "k.s"), os.path.join(folder, "k.stmt")
         d.output.compile_to_assembly(assembly, d.inputs, "kernel", target)
-        import halide as hl
-
         d.output.compile_to_conceptual_stmt(loops, d.inputs, hl.StmtOutputFormat.Text, target)
         return {"assembly": Path(assembly).read_text(), "loops": Path(loops).read_text()}
 

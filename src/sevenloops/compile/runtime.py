@@ -21,6 +21,14 @@ __all__ = ["LoadedKernel", "load", "step_list"]
 
 #: Symbols of the runtime that kernels may need.
 _EXPORTS = ("halide_default_do_par_for", "halide_malloc", "halide_free", "halide_error", "halide_error_out_of_memory")
+#: What code that was compiled with asserts (the ladder's) calls where one fails.
+_ERRORS = (
+    "access_out_of_bounds", "bad_dimensions", "bad_fold", "bad_type", "bounds_inference_call_failed",
+    "buffer_allocation_too_large", "buffer_argument_is_null", "buffer_extents_negative", "buffer_extents_too_large",
+    "buffer_is_null", "constraint_violated", "constraints_make_required_region_smaller",
+    "device_dirty_with_no_device_support", "explicit_bounds_too_small", "fold_factor_too_small", "host_is_null",
+    "requirement_failed", "specialize_fail", "storage_bound_too_small", "split_factor_not_positive",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,9 @@ class _Runtime:
         own_pool = runs_on(machine.os)
         for name in (*_EXPORTS, *(["sevenloops_par_for"] if own_pool else [])):
             llvm.add_symbol(name, self.engine.get_function_address(name))
+        for name in (f"halide_error_{what}" for what in _ERRORS):
+            if found := self.engine.get_function_address(name):
+                llvm.add_symbol(name, found)
         if own_pool:
             self.threads = PoolThreads(self.engine, machine.cores - 1)
             for what in ("malloc", "free"):

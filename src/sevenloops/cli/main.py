@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ProblemError
+from .analysis_app import analysis_app
 from .bench_app import bench_app
 from .options import PLAIN, Accuracy, Algorithm, IsaName, Json, Problems, Threads, reporting
 
@@ -20,6 +21,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(help="Convolutions and matrix products at the limit of the CPU.", **PLAIN)
 cache_app = typer.Typer(help="The cache of compiled kernels.", **PLAIN)
+app.add_typer(analysis_app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(cache_app, name="cache")
 tuned_app = typer.Typer(help="The records of tuning: what `tune` found, and what is shipped.", **PLAIN)

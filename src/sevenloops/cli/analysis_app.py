@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import PLAIN, Accuracy, Json, Threads, reporting
+from .options import PLAIN, Accuracy, Json, Threads, numbers, reporting
 
 __all__ = ["analysis_app"]
 
@@ -36,3 +36,23 @@ def profile(
     from .profile import profile_command
 
     profile_command(load(model, batch, shape or [], threads, accuracy), runs, json=json, csv=csv, trace=trace)
+
+
+@analysis_app.command("count")
+@reporting
+def count(
+    model: Model,
+    batch: Batch = 1,
+    shape: Shape = None,
+    training: Annotated[str | None, typer.Option(help="Batches, with commas: also the memory of training.")] = None,
+    optimizer: Annotated[str, typer.Option(help="For --training: sgd, momentum or adam.")] = "momentum",
+    devices: Annotated[bool, typer.Option("--devices", help="Also the least time on other devices, predicted.")] = False,
+    json: Json = False,
+) -> None:
+    """Count parameters, multiply-adds and bytes of every layer, without running anything."""
+    from .analysis import load_case
+    from .count import count_command
+
+    batches = numbers("training", training) if training else ()
+    found = load_case(model, batch, shape or [])
+    count_command(found, batches=batches, optimizer=optimizer, devices=devices, json=json)

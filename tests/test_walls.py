@@ -31,6 +31,7 @@ ROOMS = {
     "session": "session onnx_backend",
     "analysis": "analysis",
     "front": "sevenloops",
+    "report": "report",
     "bench": "bench",
     "demo": "demo classify",
     "cli": "cli __main__",
@@ -48,6 +49,8 @@ OTHERS = {
     "openvino": {"bench"},
     "torch": {"bench"},
     "MNN": {"bench"},
+    "matplotlib": {"report"},
+    "plotly": {"report"},
     "PIL": {"demo"},
     "skimage": {"demo"},
     "rich": {"bench", "cli"},
@@ -55,7 +58,8 @@ OTHERS = {
 }
 #: Imported inside functions only: `import sevenloops` must stay quick, and the values must not need LLVM.
 LAZY_IN_VALUES = {"llvmlite"}
-NOT_LOADED_BY_IMPORT = ["halide", "llvmlite", "rich", "typer", "torch", "onnx", "onnxruntime", "openvino", "PIL"]
+HEAVY = "halide llvmlite rich typer torch onnx onnxruntime openvino PIL plotly matplotlib"
+NOT_LOADED_BY_IMPORT = HEAVY.split()
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -56,3 +56,24 @@ def count(
     batches = numbers("training", training) if training else ()
     found = load_case(model, batch, shape or [])
     count_command(found, batches=batches, optimizer=optimizer, devices=devices, json=json)
+
+
+@analysis_app.command("report")
+@reporting
+def report(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
+    batch: Batch = 1,
+    shape: Shape = None,
+    runs: Runs = 15,
+    threads: Threads = None,
+    accuracy: Accuracy = "fast",
+    against: Annotated[str, typer.Option(help="Engines to time beside, comma-separated; or none.")] = "none",
+    kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="The loop nest of every kernel.")] = True,
+) -> None:
+    """Write one page that explains where a network's time goes: roofline, table, charts, filters, kernels."""
+    from .analysis import load
+    from .bench import split_names
+    from .report import report_command
+
+    report_command(load(model, batch, shape or [], threads, accuracy), output, runs, split_names(against), kernels)

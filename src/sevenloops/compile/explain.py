@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..algorithms import ALGORITHMS
 from ..choice import candidates
 from ..machine import Machine
 from .build import lowered_text
+from .layer import layer_of
 from .workers import run_job
 
 if TYPE_CHECKING:
     from .kernel import Kernel
 
-__all__ = ["explain", "hot_loop"]
+__all__ = ["explain", "explain_layer", "hot_loop"]
 
 
 def explain(kernel: Kernel, *, disassembly: bool = False) -> str:
@@ -42,6 +43,15 @@ def explain(kernel: Kernel, *, disassembly: bool = False) -> str:
     if disassembly:
         lines += ["hot loop", *("  " + line for line in hot_loop(text["assembly"]))]
     return "\n".join(lines)
+
+
+def explain_layer(problem: Any) -> str:
+    """The same for a layer without weights (a pool, an expression, a copy): its schedule and loop nest on this machine."""
+    row, machine = layer_of(problem), Machine.host()
+    schedule = row.schedules(problem, machine)[0]
+    text = run_job(lowered_text, problem, schedule, machine)
+    lines = [str(problem), f"  {row.name}: {row.equation}", "schedule", f"  {schedule!r}", "loop nest"]
+    return "\n".join([*lines, *("  " + line for line in loop_nest(text["loops"]))])
 
 
 def _schedule_lines(kernel: Kernel) -> list[str]:

@@ -77,3 +77,19 @@ def report(
     from .report import report_command
 
     report_command(load(model, batch, shape or [], threads, accuracy), output, runs, split_names(against), kernels)
+
+
+@analysis_app.command("filters")
+@reporting
+def filters(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The picture: .png or .svg.")] = Path("filters.png"),
+    image: Annotated[Path | None, typer.Option(help="A photograph: draw what a layer sees in it.")] = None,
+    layer: Annotated[str | None, typer.Option(help="For --image: a layer by name; by default the first.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A state dict (.pth) for a network of the zoo.")] = None,
+    scale: Annotated[int, typer.Option(min=1, help="Pixels for each weight.")] = 16,
+) -> None:
+    """Draw the filters of the first convolution as colour tiles, or the feature maps of a layer."""
+    from .filters import filters_command
+
+    filters_command(model, output, image, layer, weights, scale)

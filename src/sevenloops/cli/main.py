@@ -162,15 +162,19 @@ def explain(
     isa: IsaName = None,
     threads: Threads = None,
     accuracy: Accuracy = "fast",
-    disassembly: Annotated[bool, typer.Option("--disassembly", help="Add the machine code.")] = False,
+    disassembly: Annotated[bool, typer.Option("--disassembly", help="Add the machine code of the hot loop.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Also time every algorithm here and now.")] = False,
 ) -> None:
     """Say how a problem is computed: equation, loop nest, register tile, work, and the least time it can take."""
     from .. import Machine, compile
+    from .explain import measured_lines
     from .problems import one_problem
 
     target = Machine.described(isa) if isa else None
     kernel = compile(one_problem(problem), algorithm=algorithm, machine=target, threads=threads, accuracy=accuracy)
     print(kernel.explain(disassembly=disassembly))
+    if measure:
+        print("\n".join(measured_lines(kernel)))
 
 
 @cache_app.command("list")

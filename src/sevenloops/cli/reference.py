@@ -17,7 +17,7 @@ Every command with its arguments and options. This page is made by `python -m se
 test fails when it is out of date, and when a command or an option has no description.
 
 A `MODEL` is a name of the zoo ([zoo.md](zoo.md)) or an ONNX file, a `PROBLEM` a one-line descriptor such as
-`mb1 ic64 ih56 iw56 oc64 kh3 kw3 ph1 pw1` or `gemm m512 n512 k512`. Mistakes are one line on standard error and exit status 2.
+`mb1 ic64 ih56 iw56 oc64 kh3 kw3 ph1 pw1` or `gemm m512 n512 k512`. A mistake is one line on standard error and status 2.
 """
 
 

@@ -21,10 +21,11 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """The convolution that sees the picture: `weight` is `(filters, channels, height, width)`."""
+    """The convolution that sees the picture: `weight` is `(filters, channels, height, width)`; `remark` is to be shown."""
 
     name: str
     weight: FloatArray
+    remark: str = ""
 
 
 def first_layer(graph: Graph) -> FirstLayer:

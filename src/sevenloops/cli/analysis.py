@@ -11,10 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..bench.network_bench import NetworkCase, case
 from ..classify import is_file, load_graph
+from ..models import PRETRAINED, find, packaged
 from ..session import InferenceSession
 from .problems import named_shapes
 
-__all__ = ["PIPE_WIDTH", "Loaded", "console", "load", "load_case", "mib"]
+__all__ = ["PIPE_WIDTH", "Loaded", "console", "load", "load_case", "mib", "random_weights"]
 
 #: A table is written at this width into a file or pipe.
 PIPE_WIDTH = 180
@@ -22,10 +23,11 @@ PIPE_WIDTH = 180
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network and its session, compiled for the sizes."""
+    """A network and its session, compiled for the sizes; `random` says that its weights mean nothing."""
 
     case: NetworkCase
     session: InferenceSession
+    random: bool = False
 
 
 def load_case(model: str, batch: int, shapes: Sequence[str]) -> NetworkCase:
@@ -47,7 +49,15 @@ def load(model: str, batch: int, shapes: Sequence[str], threads: int | None, acc
             shapes=found.sizes,
             progress=lambda label, done, total: bar.update(task, description=label, completed=done, total=total),
         )
-    return Loaded(found, session)
+    return Loaded(found, session, random_weights(model))
+
+
+def random_weights(model: str) -> bool:
+    """Whether a network of the zoo has random weights: it has no trained ones, or they are not installed."""
+    if is_file(model):
+        return False
+    row = PRETRAINED.get(find(model).name)
+    return row is None or packaged(row.package, *row.file) is None
 
 
 def console() -> Console:

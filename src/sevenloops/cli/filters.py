@@ -9,6 +9,7 @@ from ..analysis.pictures import FirstLayer, feature_maps, filter_tiles, first_la
 from ..classify import Network, feeds_of, is_file, load_graph, load_network, read_photo
 from ..errors import GraphError
 from ..report.pictures import save
+from .analysis import random_weights
 
 __all__ = ["filters_command"]
 
@@ -24,7 +25,8 @@ def filters_command(
         save(output, grid(filter_tiles(found.weight, scale)))
         count, channels, height, width = found.weight.shape
         kind = "colour" if channels == 3 else f"grey, the mean of {channels} channels"
-        print(f"{output}: {found.name}, {count} filters of {height} x {width}, {kind}")
+        remark = "; the weights are random" if weights is None and random_weights(model) else ""
+        print(f"{output}: {found.name}, {count} filters of {height} x {width}, {kind}{remark}")
         return
     network = load_network(model, weights=weights)
     name = layer or first_layer(network.graph).name

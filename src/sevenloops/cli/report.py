@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,6 @@ from ..bench.network_bench import run_networks
 from ..bench.report import write_atomically
 from ..bench.runner import BenchError, Options
 from ..errors import GraphError
-from ..graph.ir import Graph
 from ..report import report_page
 from ..report.charts import plotly
 from .analysis import Loaded
@@ -35,16 +35,17 @@ def report_command(loaded: Loaded, output: Path, runs: int, against: Sequence[st
         with Console(stderr=True).status("") as status:
             plan = loaded.session.plan(loaded.case.sizes)
             texts = kernel_texts(plan, lambda done, total: status.update(f"loop nests: {done} of {total}"))
-    page = report_page(profile, kernels=texts, filters=_filters(loaded.case.graph), peers=peers)
+    page = report_page(profile, kernels=texts, filters=_filters(loaded), peers=peers)
     write_atomically(output, page)
     print(f"{output}: {len(profile.layers)} steps, {len(page) / 2**20:.1f} MiB")
 
 
-def _filters(graph: Graph) -> FirstLayer | None:
+def _filters(loaded: Loaded) -> FirstLayer | None:
     try:
-        return first_layer(graph)
+        found = first_layer(loaded.case.graph)
     except GraphError:
         return None
+    return replace(found, remark="The weights are random.") if loaded.random else found
 
 
 def _peers(loaded: Loaded, options: Options) -> dict[str, float]:

@@ -185,7 +185,7 @@ def _filters(filters: FirstLayer | None) -> str:
     count, channels, height, width = filters.weight.shape
     picture = as_uri(grid(filter_tiles(filters.weight, scale=max(2, 48 // height))))
     kind = "red, green and blue" if channels == 3 else f"the mean of {channels} channels, in grey"
-    text = f"{filters.name}: {count} filters of {height} x {width}, {kind}, each with its own contrast."
+    text = f"{filters.name}: {count} filters of {height} x {width}, {kind}, each with its own contrast. {filters.remark}"
     return _section(
         "filters", "Filters of the first layer", text, f'<img src="{picture}" alt="{html.escape(text, quote=True)}">'
     )

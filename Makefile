@@ -36,7 +36,7 @@ $(VENV)/.ready-demo: pyproject.toml | $(VENV)/.created
 
 $(VENV)/.ready-test: pyproject.toml | $(VENV)/.created
 	@echo "installing sevenloops and what the tests need into $(VENV) ..."
-	@$(PIP) --editable '.[demo,peers,plots,test]'
+	@$(PIP) --editable '.[demo,peers,plots,report,test]'
 	@$(PIP) --no-deps foolbox==3.3.4 # labelled photographs, read as files; what it imports is not needed
 	@touch $@
 

@@ -31,6 +31,7 @@ ROOMS = {
     "session": "session onnx_backend",
     "analysis": "analysis",
     "front": "sevenloops",
+    "report": "report",
     "bench": "bench",
     "ladder": "ladder",
     "demo": "demo classify",
@@ -49,26 +50,17 @@ OTHERS = {
     "openvino": {"bench"},
     "torch": {"bench"},
     "MNN": {"bench"},
+    "plotly": {"report"},
     "PIL": {"demo"},
     "skimage": {"demo"},
     "rich": {"bench", "ladder", "cli"},
-    "matplotlib": {"ladder"},
+    "matplotlib": {"ladder", "report"},
     "typer": {"cli"},
 }
 #: Imported inside functions only: `import sevenloops` must stay quick, and the values must not need LLVM.
 LAZY_IN_VALUES = {"llvmlite"}
-NOT_LOADED_BY_IMPORT = [
-    "halide",
-    "llvmlite",
-    "rich",
-    "typer",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "PIL",
-    "matplotlib",
-]
+HEAVY = "halide llvmlite rich typer torch onnx onnxruntime openvino PIL plotly matplotlib"
+NOT_LOADED_BY_IMPORT = HEAVY.split()
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

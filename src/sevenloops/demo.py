@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .analysis.pictures import filter_tiles, grid, scaled
 from .bench.networks import Layer, layers
 from .bench.results import BenchRun
 from .bench.runner import Options, run_bench
@@ -100,7 +101,7 @@ def edges(photo: FloatArray, threads: int | None = None) -> FloatArray:
     """Length of the brightness gradient by Sobel's two kernels, `(height, width)`, scaled to 1."""
     padded = np.pad(photo, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")  # zeros would draw a frame
     gradient = conv2d(padded, _on_brightness([SOBEL, SOBEL.T]), layout="NHWC", threads=threads)
-    return _scaled(np.hypot(gradient[0, ..., 0], gradient[0, ..., 1]))
+    return scaled(np.hypot(gradient[0, ..., 0], gradient[0, ..., 1]))
 
 
 def laplacian(photo: FloatArray, threads: int | None = None) -> FloatArray:
@@ -120,11 +121,6 @@ def blur(photo: FloatArray, sigma: float = 3.0, threads: int | None = None) -> F
     padded = np.pad(photo, ((0, 0), (radius, radius), (radius, radius), (0, 0)), mode="edge")
     blurred: FloatArray = depthwise_conv2d(padded, weight, layout="NHWC", threads=threads)[0]
     return blurred
-
-
-def _scaled(values: FloatArray) -> FloatArray:
-    low, high = float(values.min()), float(values.max())
-    return (values - low) / max(high - low, 1e-6)
 
 
 # ---- a trained layer ------------------------------------------------------------------------------------------------
@@ -197,27 +193,14 @@ def feature_maps(photo: FloatArray, layer: TrainedLayer, threads: int | None = N
 
 def filter_grid(layer: TrainedLayer, scale: int = 16) -> FloatArray:
     """All filters as small colour pictures in a grid, each with its own contrast; every weight is a square."""
-    tiles = [_scaled(weight.transpose(1, 2, 0)) for weight in layer.weight]
-    return _grid([tile.repeat(scale, 0).repeat(scale, 1) for tile in tiles])
+    return grid(filter_tiles(layer.weight, scale))
 
 
 def map_grid(maps: FloatArray) -> FloatArray:
     """All feature maps as grey pictures in a grid, each with its own contrast, at half their size."""
     height, width = maps.shape[0] // 2, maps.shape[1] // 2
     halved = maps[: 2 * height, : 2 * width].reshape(height, 2, width, 2, -1).mean(axis=(1, 3))
-    return _grid([_scaled(halved[..., channel]) for channel in range(halved.shape[-1])])
-
-
-def _grid(tiles: list[FloatArray], gap: int = 4) -> FloatArray:
-    """Tiles of one shape in rows that make a near square, white between them."""
-    columns = math.ceil(math.sqrt(len(tiles)))
-    height, width = tiles[0].shape[0] + gap, tiles[0].shape[1] + gap
-    rows = math.ceil(len(tiles) / columns)
-    canvas = np.ones((rows * height + gap, columns * width + gap, *tiles[0].shape[2:]), np.float32)
-    for index, tile in enumerate(tiles):
-        top, left = index // columns * height + gap, index % columns * width + gap
-        canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return canvas
+    return grid([scaled(halved[..., channel]) for channel in range(halved.shape[-1])])
 
 
 # ---- one layer, every way -------------------------------------------------------------------------------------------

@@ -49,6 +49,16 @@ class Cost:
     macs: int
     unique_bytes: int
 
+    @property
+    def flops(self) -> int:
+        """Two for each multiply-add."""
+        return 2 * self.macs
+
+    @property
+    def intensity(self) -> float:
+        """FLOP for each unique byte."""
+        return self.flops / self.unique_bytes if self.unique_bytes else 0.0
+
 
 def count(graph: Graph) -> list[Cost]:
     """The costs of every node. All sizes must be known: raises `GraphError` with the name of a value that has none."""

@@ -19,7 +19,7 @@ from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
 from ..session import InferenceSession
 
-__all__ = ["LayerTime", "latency_s", "layer_times", "problems"]
+__all__ = ["LayerTime", "latency_s", "layer_times", "limits", "problems"]
 
 Array = np.ndarray[Any, Any]
 
@@ -71,7 +71,7 @@ def layer_times(
     """The median time of every step over `repeats` runs, warm; `machine` has measured speeds, or there are no floors."""
     session.run(None, feeds)
     runs = [session.profile(feeds) for _ in range(repeats)]
-    peak, bandwidth = _limits(machine, session.threads)
+    peak, bandwidth = limits(machine, session.threads)
     found = []
     for times in zip(*runs):
         step = times[0].step
@@ -87,7 +87,7 @@ def layer_times(
     return found
 
 
-def _limits(machine: Machine, threads: int) -> tuple[float | None, float | None]:
+def limits(machine: Machine, threads: int) -> tuple[float | None, float | None]:
     """Peak and bandwidth of so many threads; memory is shared, so its bandwidth is the machine's."""
     if threads >= machine.cores or machine.peak_gflops_core is None:
         return machine.peak_gflops, machine.bandwidth_gbs

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ProblemError
+from .analysis_app import analysis_app
 from .bench_app import bench_app
 from .ladder_app import ladder_app
 from .options import PLAIN, Accuracy, Algorithm, IsaName, Json, Problems, Threads, reporting
@@ -21,6 +22,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(help="Convolutions and matrix products at the limit of the CPU.", **PLAIN)
 cache_app = typer.Typer(help="The cache of compiled kernels.", **PLAIN)
+app.add_typer(analysis_app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(ladder_app, name="ladder")
 app.add_typer(cache_app, name="cache")
@@ -162,15 +164,19 @@ def explain(
     isa: IsaName = None,
     threads: Threads = None,
     accuracy: Accuracy = "fast",
-    disassembly: Annotated[bool, typer.Option("--disassembly", help="Add the machine code.")] = False,
+    disassembly: Annotated[bool, typer.Option("--disassembly", help="Add the machine code of the hot loop.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Also time every algorithm here and now.")] = False,
 ) -> None:
     """Say how a problem is computed: equation, loop nest, register tile, work, and the least time it can take."""
     from .. import Machine, compile
+    from .explain import measured_lines
     from .problems import one_problem
 
     target = Machine.described(isa) if isa else None
     kernel = compile(one_problem(problem), algorithm=algorithm, machine=target, threads=threads, accuracy=accuracy)
     print(kernel.explain(disassembly=disassembly))
+    if measure:
+        print("\n".join(measured_lines(kernel)))
 
 
 @cache_app.command("list")

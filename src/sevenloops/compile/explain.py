@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..algorithms import ALGORITHMS
-from ..choice import candidates
+from ..choice import Candidate, candidates
 from ..machine import Machine
 from .build import lowered_text
+from .layer import layer_of
+from .picture import gemm_picture
 from .workers import run_job
 
 if TYPE_CHECKING:
     from .kernel import Kernel
 
-__all__ = ["explain", "hot_loop"]
+__all__ = ["explain", "explain_layer", "hot_loop"]
 
 
 def explain(kernel: Kernel, *, disassembly: bool = False) -> str:
@@ -35,6 +38,8 @@ def explain(kernel: Kernel, *, disassembly: bool = False) -> str:
         *_work_lines(kernel),
         "floors",
         *_floor_lines(kernel, speeds),
+        "as matrices",
+        *("  " + line for line in gemm_picture(problem)),
         *_others(kernel),
     ]
     text = run_job(lowered_text, problem, kernel.schedule, machine)
@@ -42,6 +47,15 @@ def explain(kernel: Kernel, *, disassembly: bool = False) -> str:
     if disassembly:
         lines += ["hot loop", *("  " + line for line in hot_loop(text["assembly"]))]
     return "\n".join(lines)
+
+
+def explain_layer(problem: Any) -> str:
+    """The same for a layer without weights (a pool, an expression, a copy): its schedule and loop nest on this machine."""
+    row, machine = layer_of(problem), Machine.host()
+    schedule = row.schedules(problem, machine)[0]
+    text = run_job(lowered_text, problem, schedule, machine)
+    lines = [str(problem), f"  {row.name}: {row.equation}", "schedule", f"  {schedule!r}", "loop nest"]
+    return "\n".join([*lines, *("  " + line for line in loop_nest(text["loops"]))])
 
 
 def _schedule_lines(kernel: Kernel) -> list[str]:
@@ -84,18 +98,38 @@ def _floor_lines(kernel: Kernel, machine: Machine) -> list[str]:
 
 
 def _others(kernel: Kernel) -> list[str]:
-    """Every algorithm for this kind of problem: its time and schedule, or the reason why it cannot compute it."""
+    """Every algorithm for this kind of problem: its times and schedule, or the reason why it cannot compute it."""
     lines = ["algorithms"]
-    for offer in candidates(kernel.problem, kernel.machine):
+    offers = candidates(kernel.problem, kernel.machine)
+    for offer in offers:
         row = ALGORITHMS[offer.schedule.algorithm]
+        mark = "> " if offer.schedule.algorithm == kernel.algorithm else "  "
+        measured = "" if offer.measured_s is None else f", {1e3 * offer.predicted_s:.4g} ms predicted"
         learned = f" (model times {offer.factor:.2f}, from tuned records)" if offer.factor != 1 else ""
         order = "" if row.accumulates_as_defined else f", not in the order of the definition: error to {row.tolerance:.0e}"
-        lines.append(f"  {offer}{learned}{order}: {offer.schedule!r}")
+        lines.append(f"{mark}{offer}{measured}{learned}{order}: {offer.schedule!r}")
+    lines.append(_verdict(kernel, offers))
     for row in ALGORITHMS.values():
         reason = row.supports(kernel.problem) if isinstance(kernel.problem, row.kinds) else None
         if reason is not None:
             lines.append(f"  {row.name}: {reason}")
     return lines
+
+
+def _verdict(kernel: Kernel, offers: Sequence[Candidate]) -> str:
+    """Why the one that runs won, or how much faster the one that was not taken should be."""
+    expected = {offer.schedule.algorithm: offer.expected_s for offer in offers}
+    own = expected.pop(kernel.algorithm)
+    if not expected:
+        return "  nothing else computes it"
+    best = min(expected, key=lambda name: expected[name])
+    if own <= expected[best]:
+        saved = f"{kernel.problem.macs / max(1, kernel.macs_executed):.2f} times fewer multiply-adds than the definition"
+        how = f": it executes {saved}" if kernel.macs_executed < 0.9 * kernel.problem.macs else ""
+        return f"  {kernel.algorithm} won: {expected[best] / own:.2f} times as fast as {best}, the next{how}"
+    return (
+        f"  {best} would be {own / expected[best]:.2f} times as fast; {kernel.algorithm} runs as it was asked for or allowed"
+    )
 
 
 def loop_nest(text: str) -> list[str]:
@@ -123,7 +157,9 @@ def hot_loop(assembly: str) -> list[str]:
     best = max(blocks, key=count)
     registers = {r for op in best for r in re.findall(r"[xyz]mm\d+|\bv\d+\b", op)}
     loads = sum("(" in op and not op.startswith("lea") for op in best)
+    spilled = sum(bool(re.search(r"\(%[re]sp|\[sp\b", op)) for op in best)
     return [
         *best,
-        f"= {count(best)} multiply-adds, {loads} instructions with a memory operand, {len(registers)} vector registers",
+        f"= {count(best)} multiply-adds, {loads} instructions with a memory operand, {len(registers)} vector registers, "
+        f"{spilled} accesses to the stack (spills)",
     ]

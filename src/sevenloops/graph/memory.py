@@ -28,11 +28,19 @@ class Span:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Offsets in bytes by key, and the size of the arena; `live_bytes` is the least that any plan needs."""
+    """Offsets in bytes by key, and the size of the arena; `live_bytes` is the least that any plan needs.
+
+    `spans` are what was placed, in the order given.
+    """
 
     offsets: dict[int, int]
     total_bytes: int
     live_bytes: int
+    spans: tuple[Span, ...] = ()
+
+    def live_at(self, step: int) -> int:
+        """Bytes of the values that are needed at a step, without what rounding adds."""
+        return sum(span.n_bytes for span in self.spans if span.first <= step <= span.last)
 
 
 def plan_memory(spans: Sequence[Span]) -> MemoryPlan:
@@ -50,7 +58,7 @@ def plan_memory(spans: Sequence[Span]) -> MemoryPlan:
         placed.append((end if best is None else best, span))
         placed.sort(key=lambda row: (row[0], row[1].key))
     total = max((offset + _rounded(span) for offset, span in placed), default=0)
-    return MemoryPlan({span.key: offset for offset, span in placed}, total, _live(spans))
+    return MemoryPlan({span.key: offset for offset, span in placed}, total, _live(spans), tuple(spans))
 
 
 def _rounded(span: Span) -> int:

@@ -7,6 +7,7 @@ calls between two operators that are not compiled run in one native call (`compi
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from ..compile.workers import compile_all
 from ..errors import KernelError
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem
+from ..schedule import Schedule
 from .lower import Lowered
 from .lowering import Constant, PythonStep, Step, Weights, aligned
 from .memory import MemoryPlan, Span, plan_memory
@@ -66,6 +68,21 @@ class PlannedStep:
         if isinstance(self.kernel, Kernel):
             return self.kernel.algorithm
         return layer_of(self.problem).name if self.kernel is not None else "python"
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule of the kernel; None for steps in Python."""
+        if isinstance(self.kernel, Kernel):
+            return self.kernel.schedule
+        return None if self.kernel is None else layer_of(self.problem).schedules(self.problem, Machine.host())[0]
+
+    @property
+    def params(self) -> int:
+        """Numbers that the step keeps from run to run, as the passes left them: weights, biases, scales."""
+        weights = any(isinstance(operand, Weights) for operand in self.step.operands)
+        shape = self.problem.b_shape if isinstance(self.problem, GemmProblem) else getattr(self.problem, "w_shape", ())
+        held = sum(operand.array.size for operand in self.step.operands if isinstance(operand, Constant))
+        return held + (math.prod(shape) if weights else 0)
 
     @property
     def macs(self) -> int:
@@ -259,6 +276,11 @@ class Plan:
                 if value.shape != output.shape:
                     raise KernelError(f"{step.op} {step.label!r} gave shape {value.shape} where {output.shape} was expected")
                 array_of(output)[...] = value
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of packed weights and other constants; those that steps share count once."""
+        return sum({id(array): array.nbytes for array in self._keep}.values())
 
     def poison(self) -> None:
         """Fill the arena with NaN, to see that every element that is read has been written."""

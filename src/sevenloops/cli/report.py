@@ -1,0 +1,61 @@
+"""`sevenloops report`: the page about one network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ..analysis.kernels import kernel_texts
+from ..analysis.pictures import FirstLayer, first_layer
+from ..bench.network_bench import run_networks
+from ..bench.report import write_atomically
+from ..bench.runner import BenchError, Options
+from ..errors import GraphError
+from ..report import report_page
+from ..report.charts import plotly
+from .analysis import Loaded
+from .profile import measure_profile
+
+__all__ = ["report_command"]
+
+
+def report_command(loaded: Loaded, output: Path, runs: int, against: Sequence[str], kernels: bool) -> None:
+    """Measure, compare with other engines if any are asked for, and write the page."""
+    if not output.absolute().parent.is_dir():  # better now than after measuring
+        raise BenchError(f"cannot write {output}: its folder does not exist")
+    plotly()
+    options = Options(tuple(against), loaded.session.threads, rounds=3, slice_s=0.1, accuracy=loaded.session.accuracy)
+    profile = measure_profile(loaded, runs)
+    peers = _peers(loaded, options) if against else None
+    texts: dict[str, str] = {}
+    if kernels:
+        with Console(stderr=True).status("") as status:
+            plan = loaded.session.plan(loaded.case.sizes)
+            texts = kernel_texts(plan, lambda done, total: status.update(f"loop nests: {done} of {total}"))
+    page = report_page(profile, kernels=texts, filters=_filters(loaded), peers=peers)
+    write_atomically(output, page)
+    print(f"{output}: {len(profile.layers)} steps, {len(page) / 2**20:.1f} MiB")
+
+
+def _filters(loaded: Loaded) -> FirstLayer | None:
+    try:
+        found = first_layer(loaded.case.graph)
+    except GraphError:
+        return None
+    return replace(found, remark="The weights are random.") if loaded.random else found
+
+
+def _peers(loaded: Loaded, options: Options) -> dict[str, float]:
+    """Seconds of a run by engine, ours too; those that could not run are left out, with a line that says why."""
+    with Console(stderr=True).status("") as status:
+        (row,) = run_networks([loaded.case], options, status.update).rows
+    found = {}
+    for name, timing in row.timings.items():
+        if timing.reason is None:
+            found[name] = timing.median_s
+        else:
+            Console(stderr=True).print(f"{name}: {timing.reason}", markup=False)
+    return found

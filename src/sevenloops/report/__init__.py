@@ -1,0 +1,8 @@
+"""One network as one page that explains where its time goes; needs the extra `report` (plotly, matplotlib)."""
+
+from __future__ import annotations
+
+from .charts import Chart
+from .page import report_page
+
+__all__ = ["Chart", "report_page"]

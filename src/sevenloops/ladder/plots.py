@@ -79,15 +79,14 @@ def _bars(run: LadderRun) -> Any:
         labels = [p.rung.name + (" *" if p.extrapolated else "") for p in points]
         colors = ["C1" if p.rung.kind == "engine" else "C0" for p in points]
         bars = axes.barh(labels, [p.gflops or 0 for p in points], color=colors)
-        axes.bar_label(bars, fmt="%.3g", padding=3)
+        axes.bar_label(bars, fmt="%.3g", label_type="center", color="white")
         beside = [peak for p in points for peak in p.peaks_gflops]
-        axes.axvline(statistics.median(beside) if beside else run.peak_gflops, color="black", label="peak")
+        axes.axvline(statistics.median(beside) if beside else run.peak_gflops, color="black")
         axes.invert_yaxis()
         axes.set_xscale("log")
-        axes.margins(x=0.2)
+        axes.set_xlim(left=min(p.gflops or 1.0 for p in points) / 10)
         axes.set(xlabel="GFLOP/s by the MACs of the definition", title=case.name)
-        axes.legend(loc="lower right")
-    figure.suptitle(_title(run))
+    figure.suptitle(f"{_title(run)}; the line is the peak")
     return figure
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from sevenloops import InferenceSession
 from sevenloops.errors import DtypeError, FallbackWarning, GraphError, ProblemError
-from sevenloops.graph import Graph, Node, Value
+from sevenloops.graph import Graph, Node, Value, lower
 from sevenloops.graph.builder import GraphBuilder
 from sevenloops.graph.evaluate import evaluate
+from sevenloops.graph.lowering import Lowering, NotLowered
 from sevenloops.graph.shapes import infer
 
 Array = npt.NDArray[np.float32]
@@ -197,6 +198,25 @@ def test_what_is_not_compiled_is_named_and_computed() -> None:
     times = session.profile({"x": random(1, 4, 6, 6)})
     assert len(times) == len(session.plan().steps)
     assert all(time.seconds > 0 for time in times)
+
+
+def test_a_fallback_writes_into_its_slice_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolution that turns out not to be compiled, after its input was copied, still fills its part of the whole."""
+    pytest.importorskip("onnx", reason="the reference evaluator is in the package onnx")
+    compiled = lower.LOWERINGS["Conv"]
+
+    def sometimes(lo: Lowering, node: Node) -> None:
+        lo.channels_last(node.inputs[0])
+        if node.name == "conv1":
+            raise NotLowered("it is the first")
+        compiled(lo, node)
+
+    monkeypatch.setitem(lower.LOWERINGS, "Conv", sometimes)
+    build = GraphBuilder("odd")
+    x = build.input("x", (1, 4, 6, 7))
+    whole = build.concat([build.conv(x, 3, 3, padding=1), build.conv(x, 5, 1)])
+    with pytest.warns(FallbackWarning, match="it is the first"):
+        agree(build.graph(y=build.conv(whole, 2, 1)), {"x": random(1, 4, 6, 7)})
 
 
 def test_sizes_that_depend_on_values() -> None:

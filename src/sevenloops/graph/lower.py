@@ -113,7 +113,7 @@ def _lower_node(lo: Lowering, node: Node) -> None:
             raise NotLowered(f"it means something else in opset {node.opset} than in the one that is compiled")
         lowering(lo, node)
     except (NotLowered, ProblemError, Unsupported) as error:
-        del lo.steps[before:]
+        lo.steps[before:] = [step for step in lo.steps[before:] if step.op == "layout"]  # others may read these copies
         from .fallback import evaluate
 
         lo.emit_python(functools.partial(evaluate, node), node, str(error))

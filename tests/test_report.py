@@ -118,10 +118,11 @@ def test_in_a_browser(page: str, tmp_path: Path) -> None:
         point = window.find_elements("css selector", "#chart-roofline .points path.point")[0]
         window.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
         ActionChains(window).move_to_element(point).perform()
+        window.implicitly_wait(20)
         hover = window.find_element("css selector", "#chart-roofline .hoverlayer .hovertext").text
         assert "conv1 (Conv) by direct" in hover and "9.00 M multiply-adds" in hover
         window.find_element("link text", "conv1").click()
-        window.implicitly_wait(2)
+        window.implicitly_wait(20)
         assert "loop nest" in window.find_element("css selector", "#kernel-0[open] pre").text
         assert base64.b64decode(window.print_page()).startswith(b"%PDF-")
         assert window.get_log("browser") == []
@@ -129,16 +130,18 @@ def test_in_a_browser(page: str, tmp_path: Path) -> None:
 
 def test_dark_and_on_a_telephone(page: str, tmp_path: Path) -> None:
     with chromium(tmp_path / "browser") as window:
+        from selenium.webdriver.support import wait
+
         emulate(window, dark=True, phone=True)
         ready(window, page, tmp_path)
         style = "return getComputedStyle(document.body).backgroundColor"
         assert window.execute_script(style) == "rgb(21, 24, 28)"
         assert window.execute_script("return document.documentElement.scrollWidth") <= 390
         text = "return document.querySelector('#chart-time .xtick text').style.fill"
-        assert window.execute_script(text) == "rgb(230, 233, 236)"
+        wait.WebDriverWait(window, 20).until(lambda w: w.execute_script(text) == "rgb(230, 233, 236)")
         emulate(window, dark=False)
         assert window.execute_script(style) == "rgb(255, 255, 255)"
-        assert window.execute_script(text) == "rgb(28, 33, 39)"
+        wait.WebDriverWait(window, 20).until(lambda w: w.execute_script(text) == "rgb(28, 33, 39)")
         assert window.get_log("browser") == []
 
 
@@ -147,11 +150,13 @@ def test_the_command(tmp_path: Path) -> None:
     y = net.max_pool(net.relu(net.conv(net.input("x", (1, 3, 12, 12)), 8, 3)), 2, stride=2)
     net.graph(y=net.linear(net.flatten(y), 4)).save_onnx(tmp_path / "small.onnx")
     output = tmp_path / "page.html"
-    options = ["-o", str(output), "--runs", "2", "--no-kernels"]
+    (tmp_path / "ladder.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    options = ["-o", str(output), "--runs", "2", "--no-kernels", "--picture", str(tmp_path / "ladder.svg")]
     result = CliRunner().invoke(app, ["report", str(tmp_path / "small.onnx"), *options])
     assert result.exit_code == 0, result.stderr
     page = output.read_text(encoding="utf-8")
     assert result.stdout.startswith(f"{output}: ") and "8 filters of 3 x 3" in page
+    assert "data:image/svg+xml;base64," in page and 'alt="ladder.svg"' in page
     assert len(re.findall("<tr><td", page)) >= 3 and "kernel-0" not in page
     result = CliRunner().invoke(app, ["report", "lenet5", "-o", "/no/such/folder/r.html"])
     assert result.exit_code == 2 and "its folder does not exist" in result.stderr

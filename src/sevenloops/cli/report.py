@@ -16,17 +16,22 @@ from ..bench.runner import BenchError, Options
 from ..errors import GraphError
 from ..report import report_page
 from ..report.charts import plotly
+from ..report.pictures import file_uri
 from .analysis import Loaded
 from .profile import measure_profile
 
 __all__ = ["report_command"]
 
 
-def report_command(loaded: Loaded, output: Path, runs: int, against: Sequence[str], kernels: bool) -> None:
+def report_command(
+    loaded: Loaded, output: Path, runs: int, against: Sequence[str], kernels: bool, pictures: Sequence[Path]
+) -> None:
     """Measure, compare with other engines if any are asked for, and write the page."""
     if not output.absolute().parent.is_dir():  # better now than after measuring
         raise BenchError(f"cannot write {output}: its folder does not exist")
     plotly()
+    for path in pictures:
+        file_uri(path)
     options = Options(tuple(against), loaded.session.threads, rounds=3, slice_s=0.1, accuracy=loaded.session.accuracy)
     profile = measure_profile(loaded, runs)
     peers = _peers(loaded, options) if against else None
@@ -35,7 +40,7 @@ def report_command(loaded: Loaded, output: Path, runs: int, against: Sequence[st
         with Console(stderr=True).status("") as status:
             plan = loaded.session.plan(loaded.case.sizes)
             texts = kernel_texts(plan, lambda done, total: status.update(f"loop nests: {done} of {total}"))
-    page = report_page(profile, kernels=texts, filters=_filters(loaded), peers=peers)
+    page = report_page(profile, kernels=texts, filters=_filters(loaded), peers=peers, pictures=pictures)
     write_atomically(output, page)
     print(f"{output}: {len(profile.layers)} steps, {len(page) / 2**20:.1f} MiB")
 

@@ -6,11 +6,12 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 
 from ..analysis.pictures import FirstLayer, filter_tiles, grid
 from ..analysis.profile import LayerProfile, Profile
 from .charts import Chart, plotly, profile_charts
-from .pictures import as_uri
+from .pictures import as_uri, file_uri
 
 __all__ = ["report_page"]
 
@@ -42,12 +43,14 @@ def report_page(
     filters: FirstLayer | None = None,
     peers: Mapping[str, float] | None = None,
     charts: Sequence[Chart] = (),
+    pictures: Sequence[Path] = (),
 ) -> str:
     """The page for a profile.
 
     `kernels` has what is known of a problem (`LayerProfile.problem`) as text: schedule, loop nest; `filters` are those of
-    the first layer; `peers` seconds of a run by engine; `charts` further ones of the caller's. Raises `ReportError`
-    where plotly or matplotlib is not installed.
+    the first layer; `peers` seconds of a run by engine; `charts` further ones of the caller's, `pictures`
+    PNG or SVG files to show at the end (those of the ladder). Raises `ReportError` where plotly or matplotlib is not
+    installed and for other files, `OSError`.
     """
     drawn = [*profile_charts(profile, peers), *charts]
     sections = [
@@ -58,6 +61,7 @@ def report_page(
         _filters(filters),
         _kernels(profile, kernels or {}),
         _notes(profile),
+        *(_picture(at, path) for at, path in enumerate(pictures)),
     ]
     figures = {chart.key: json.loads(chart.figure.to_json()) for chart in drawn}
     title = f"{profile.model}: where the time goes"
@@ -189,6 +193,11 @@ def _filters(filters: FirstLayer | None) -> str:
     return _section(
         "filters", "Filters of the first layer", text, f'<img src="{picture}" alt="{html.escape(text, quote=True)}">'
     )
+
+
+def _picture(at: int, path: Path) -> str:
+    image = f'<img src="{file_uri(path)}" alt="{html.escape(path.name, quote=True)}">'
+    return f'<section id="picture-{at}" class="picture"><h2>{html.escape(path.stem)}</h2>{image}</section>'
 
 
 def _kernels(profile: Profile, kernels: Mapping[str, str]) -> str:

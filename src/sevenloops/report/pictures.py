@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .charts import ReportError
 
-__all__ = ["FORMATS", "as_uri", "save"]
+__all__ = ["FORMATS", "as_uri", "file_uri", "save"]
 
 FORMATS = (".png", ".svg")
 
@@ -45,3 +45,11 @@ def as_uri(picture: npt.ArrayLike) -> str:
     out = io.BytesIO()
     _write(out, picture, "png")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def file_uri(path: Path) -> str:
+    """A PNG or SVG file inside a `data:` address. Raises `ReportError` for other endings, `OSError`."""
+    kind = {".png": "image/png", ".svg": "image/svg+xml"}.get(path.suffix.lower())
+    if kind is None:
+        raise ReportError(f"{path} must end with one of {', '.join(FORMATS)}")
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode()

@@ -14,7 +14,7 @@ from sevenloops.shift import Shift, channel_offsets
 RANDOM = np.random.default_rng(4)
 INPUTS = {
     "x": (2, 4, 5, 6), "z": (2, 4, 5, 6), "gate": (2, 4, 1, 1), "one": (2, 4, 1, 1),
-    "m": (3, 4), "t": (2, 3, 4), "big": (1, 18, 5, 7),
+    "m": (3, 4), "t": (2, 3, 4), "big": (1, 18, 5, 7), "even": (2, 7, 6, 8),
 }  # fmt: skip
 
 
@@ -54,6 +54,7 @@ CONSTANTS: dict[str, Any] = {
     "ax0": integers(0), "s0": integers(0), "s2": integers(2), "s4": integers(4), "hot": one_hot(Shift((3, 3)), 18),
     "modulo": one_hot(Shift((3, 3), convention="modulo"), 18), "odd": ODD, "two": TWO,
     "hot5": one_hot(Shift((5, 3)), 18), "still": one_hot(Shift((3, 3)), 4), "bn18": abs(random(18)) + 0.1,
+    "w7": random(18, 7, 1, 1), "w1818": random(18, 18, 1, 1), "b18": random(18),
 }  # fmt: skip
 
 
@@ -160,6 +161,28 @@ CASES: dict[str, tuple[str, str, str]] = {
     "strided shift": (
         "Conv big hot -> a group=18 pads=1,1,1,1 strides=2,2; Conv a w18 -> y",
         "Conv:shift", "with stride (2, 2), in y",
+    ),
+    "strided shift behind a layer": (
+        "Conv even w7 b18 -> a; Relu a -> d; Shift d -> e kernel=3,3 dilation=1,1; Conv e w18 -> y strides=2,2",
+        "Conv:relu Conv:relu Conv:relu Conv:relu Concat Conv:shift", "one in 4, phases: 4",
+    ),
+    "strided shift of one axis": (
+        "Conv even w7 -> a; Shift a -> e kernel=5,3 dilation=2,1 convention=modulo; Conv e w18 -> y strides=1,2",
+        "Conv Conv Concat Conv:shift", "one in 2, phases: 2",
+    ),
+    "strided shift of one phase": (
+        "Conv even w7 -> a; Shift a -> e kernel=3,3 dilation=2,2; Conv e w18 -> y strides=2,2",
+        "Conv Conv:shift", "one in 4, phases: 1",
+    ),
+    "strided shift of an odd image": (
+        "Shift big -> a kernel=3,3 dilation=1,1; Conv a w1818 -> d; Shift d -> e kernel=3,3 dilation=1,1; "
+        "Conv e w18 -> y strides=2,2",
+        "Conv:shift Conv:shift", "all are made",
+    ),
+    "strided shift of a sum": (
+        "Conv even w7 -> a; Conv even w7 -> d; Relu d -> c18; Add a c18 -> f; Shift f -> e kernel=3,3 dilation=1,1; "
+        "Conv e w18 -> y strides=2,2",
+        "Conv:relu Conv:before Conv:shift", "adds a residual",
     ),
     "strided shift alone": ("Conv big hot -> y group=18 pads=1,1,1,1 strides=2,2", "Conv", "no 1x1 convolution alone"),
     "own shift": (

@@ -101,8 +101,8 @@ ZOO = {
     "squeezenet1_1": {"Conv": 26, "MaxPool": 3, "Concat": 8, "ReduceMean": 1, "Flatten": 1},
     "mobilenetv2": {"Conv": 52, "ReduceMean": 1, "Flatten": 1, "Gemm": 1},
     "efficientnet_lite0": {"Conv": 49, "ReduceMean": 1, "Flatten": 1, "Gemm": 1},
-    "shiftresnet20": {"Conv": 21, "ReduceMean": 1, "Flatten": 1, "Gemm": 1},
-    "shiftnet_a": {"Conv": 43, "AveragePool": 4, "Concat": 4, "ReduceMean": 1, "Flatten": 1, "Gemm": 1},
+    "shiftresnet20": {"Conv": 27, "Concat": 2, "ReduceMean": 1, "Flatten": 1, "Gemm": 1},
+    "shiftnet_a": {"Conv": 55, "AveragePool": 4, "Concat": 8, "ReduceMean": 1, "Flatten": 1, "Gemm": 1},
 }
 
 

@@ -18,9 +18,11 @@ from problems import SHIFTED, conv
 from sevenloops import ConvProblem, Shift, conv2d, shift2d, shift_conv2d
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.algorithms.shift_plan import bands, plan, view
+from sevenloops.descriptor import parse_problem
 from sevenloops.errors import ArrayError, DtypeError, ProblemError, ScheduleError
 from sevenloops.layers import shift as layer
-from sevenloops.shift import channel_offsets, channels_of_groups
+from sevenloops.reference import reference_conv
+from sevenloops.shift import channel_offsets, channels_of_groups, channels_of_phases
 
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(7)
@@ -94,6 +96,25 @@ def test_offsets_of_known_networks() -> None:
     assert channel_offsets(Shift((10**6, 2), (1, 1)), 3) == [(0, 0)] * 3
 
 
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize(("stride", "kernel", "dilation"), [((2, 2), 3, 1), ((2, 3), (5, 4), (1, 2)), ((1, 2), 3, 2)])
+def test_a_stride_reads_phases(stride: tuple[int, int], kernel: Any, dilation: Any, convention: str) -> None:
+    """What a strided shift reads of an image is all in the images of its phases, which a shift with `phases` reads."""
+    x, w = array(2, 41, 6, 12), array(19, 41, 1, 1)
+    shift = Shift(pair(kernel), pair(dilation), convention, stride)
+    phases = channels_of_phases(shift, 41)
+    sorted_channels = list(itertools.chain(*phases.values()))
+    images = np.concatenate([x[:, members, i :: stride[0], j :: stride[1]] for (i, j), members in phases.items()], axis=1)
+    n, c, h, width = images.shape
+    problem = ConvProblem(n, c, (h, width), 19, (1, 1), shift=shift)
+    assert parse_problem(str(problem)) == problem
+    last, weight = np.moveaxis(images, 1, -1), w[:, sorted_channels]
+    expected = np.moveaxis(shift_conv2d(x, w, None, kernel, dilation, convention, stride=stride), 1, -1)
+    np.testing.assert_array_equal(reference_conv(problem, last, weight), expected)
+    for machine in MACHINES.values():
+        check(problem, ALGORITHMS["shift"].schedules(problem, machine)[0], machine)
+
+
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 80), st.sampled_from(CONVENTIONS))
 def test_groups_share_the_channels(kh: int, kw: int, channels: int, convention: str) -> None:
     *moved, left = channels_of_groups(Shift((kh, kw), (1, 1), convention), channels)
@@ -129,7 +150,10 @@ def shifted_problems(draw: st.DrawFn) -> ConvProblem:
     """Small images, kernels up to 5, any stride and dilation up to 3, channels that leave some over."""
     axes = st.integers(1, 5)
     shift = Shift(
-        (draw(axes), draw(axes)), (draw(st.integers(1, 3)), draw(st.integers(1, 3))), draw(st.sampled_from(CONVENTIONS))
+        (draw(axes), draw(axes)),
+        (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        draw(st.sampled_from(CONVENTIONS)),
+        (draw(st.integers(1, 2)), draw(st.integers(1, 3))),
     )
     return ConvProblem(
         batch=draw(st.integers(1, 2)),

@@ -10,6 +10,11 @@ dilation`. The channels left over stay where they are. Two conventions say which
 - `modulo`: channel `c` is in group `c mod K`, raster order again (peterhj/shiftnet_cuda_v2, which ShiftResNet uses).
 
 They differ by a permutation of channels, which the 1x1 convolutions around a shift absorb (section 3.2.1).
+
+A shift with a stride reads of each channel only the pixels of one phase: channel c at `o * stride + offset(c)`, which is
+phase `offset(c) mod stride`. `phases` says that nothing else is stored: the image has one pixel for each `phases` of them
+on an axis, the channels are sorted by their phase (raster order, and in a phase as before), and each is the image of its
+own phase. Then channel c moves by `floor(offset(c) / phases)`, and the stride is gone.
 """
 
 from __future__ import annotations
@@ -24,17 +29,17 @@ from typing import Any
 from .errors import ProblemError
 from .sizes import as_int, as_tuple
 
-__all__ = ["CONVENTIONS", "Shift", "channel_offsets", "channels_of_groups"]
+__all__ = ["CONVENTIONS", "Shift", "channel_offsets", "channels_of_groups", "channels_of_phases"]
 
 CONVENTIONS = ("contiguous", "modulo")
 #: Pixels that a channel may move at most: beyond every image, so that sums of positions stay within 32 bits.
 MAX_REACH = 2**24
-_WORD = re.compile(r"shift=(\d+(?:x\d+)*)(?::d(\d+(?:x\d+)*))?(?::([a-z]+))?")
+_WORD = re.compile(r"shift=(\d+(?:x\d+)*)(?::d(\d+(?:x\d+)*))?(?::p(\d+(?:x\d+)*))?(?::([a-z]+))?")
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How channels move: `kernel` and `dilation` an integer or one an axis, `convention` a name of `CONVENTIONS`.
+    """How channels move: `kernel`, `dilation` and `phases` integers or one an axis, `convention` a name of `CONVENTIONS`.
 
     In a problem both are full tuples, outermost axis first. Raises `ProblemError` for a value without meaning.
     """
@@ -42,9 +47,10 @@ class Shift:
     kernel: tuple[int, ...] = (3,)
     dilation: tuple[int, ...] = (1,)
     convention: str = "contiguous"
+    phases: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
-        for name in ("kernel", "dilation"):
+        for name in ("kernel", "dilation", "phases"):
             value = getattr(self, name)
             items = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
             numbers = tuple(as_int(f"{name} of a shift", item, 1) for item in items)
@@ -57,13 +63,16 @@ class Shift:
 
     def of_rank(self, rank: int) -> Shift:
         """The same with full tuples for `rank` axes."""
-        kernel = as_tuple("kernel of a shift", self.kernel, rank, 1)
-        return Shift(kernel, as_tuple("dilation of a shift", self.dilation, rank, 1), self.convention)
+        kernel, dilation, phases = (
+            as_tuple(f"{name} of a shift", getattr(self, name), rank, 1) for name in ("kernel", "dilation", "phases")
+        )
+        return Shift(kernel, dilation, self.convention, phases)
 
     def word(self) -> str:
-        """The word of a problem's descriptor: `shift=3`, `shift=3x5:d2:modulo`."""
+        """The word of a problem's descriptor: `shift=3`, `shift=3x5:d2:modulo`, `shift=5:p2`."""
         parts = ["shift=" + _short(self.kernel)]
-        parts += [f"d{_short(self.dilation)}"] if set(self.dilation) != {1} else []
+        for letter, numbers in (("d", self.dilation), ("p", self.phases)):
+            parts += [letter + _short(numbers)] if set(numbers) != {1} else []
         return ":".join(parts + ([self.convention] if self.convention != "contiguous" else []))
 
     @classmethod
@@ -71,10 +80,10 @@ class Shift:
         """Read what `word` wrote; raises `ProblemError` for anything else."""
         match = _WORD.fullmatch(word)
         if not match:
-            raise ProblemError(f"cannot read {word!r}: a shift is shift=K or shift=KHxKW, then :dD, then :CONVENTION")
-        kernel, dilation, convention = match.groups(default="")
-        numbers = [tuple(map(int, text.split("x"))) for text in (kernel, dilation or "1")]
-        return cls(numbers[0], numbers[1], convention or "contiguous")
+            raise ProblemError(f"cannot read {word!r}: a shift is shift=K or shift=KHxKW, then :dD, :pP, :CONVENTION")
+        kernel, dilation, phases, convention = match.groups(default="")
+        numbers = [tuple(map(int, text.split("x"))) for text in (kernel, dilation or "1", phases or "1")]
+        return cls(numbers[0], numbers[1], convention or "contiguous", numbers[2])
 
 
 def _short(values: tuple[int, ...]) -> str:
@@ -96,6 +105,26 @@ def channels_of_groups(shift: Shift, channels: int) -> list[list[int]]:
 
 def channel_offsets(shift: Shift, channels: int) -> list[tuple[int, ...]]:
     """For each channel how far away it is read, `(dy, dx)` for two axes: `out[c, y, x] = in[c, y + dy, x + dx]`."""
+    offsets = _offsets(shift, channels)
+    if set(shift.phases) == {1}:
+        return offsets
+    order = itertools.chain(*channels_of_phases(shift, channels).values())
+    return [tuple(by // step for by, step in zip(offsets[channel], shift.phases)) for channel in order]
+
+
+def channels_of_phases(shift: Shift, channels: int) -> dict[tuple[int, ...], list[int]]:
+    """The channels that a stride of `shift.phases` reads at each phase, in raster order; phases without any are left out.
+
+    The numbers are those of channels as they are before they are sorted by phase.
+    """
+    found: dict[tuple[int, ...], list[int]] = {}
+    for channel, offset in enumerate(_offsets(shift, channels)):
+        found.setdefault(tuple(by % step for by, step in zip(offset, shift.phases)), []).append(channel)
+    return dict(sorted(found.items()))
+
+
+def _offsets(shift: Shift, channels: int) -> list[tuple[int, ...]]:
+    """How channels move before they are sorted by phase."""
     offsets = [(0,) * len(shift.kernel)] * channels
     *moved, _ = channels_of_groups(shift, channels)
     if not moved:

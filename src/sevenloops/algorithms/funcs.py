@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import halide as hl
+import numpy as np
 
 from ..epilogue import Epilogue
 from ..problem import ConvProblem, Problem
-from ..shift import Shift
+from ..shift import Shift, channel_offsets
 from .base import Buffer, Definition, Geometry, strides_of
 
 __all__ = [
@@ -109,16 +109,12 @@ def padded_rows(x: Any, g: Geometry) -> Any:
 
 def moved_by(shift: Shift, channels: int, c: Any) -> list[Any]:
     """How far away channel `c` of `channels` is read on each axis, innermost first (see `sevenloops.shift`)."""
-    groups = math.prod(shift.kernel)
-    each = channels // groups
-    if not each:
-        return [hl.Expr(0)] * len(shift.kernel)
-    group = c // each if shift.convention == "contiguous" else c % groups
-    offsets, inner = [], 1
-    for k, d in zip(reversed(shift.kernel), reversed(shift.dilation)):
-        offsets.append(hl.select(c < groups * each, ((group // inner) % k - k // 2) * d, 0))
-        inner *= k
-    return offsets
+    tables = []
+    for axis, values in enumerate(zip(*channel_offsets(shift, channels))):
+        table = hl.Buffer(hl.Int(32), [channels], f"moved{axis}")  # owns its memory: it is needed until the code is made
+        np.asarray(table)[:] = values
+        tables.append(table[hl.unsafe_promise_clamped(c, 0, channels - 1)])
+    return tables[::-1]
 
 
 def epilogue_inputs(

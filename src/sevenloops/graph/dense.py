@@ -220,7 +220,8 @@ def global_pool(node: Node, xs: Sequence[Any]) -> list[Array]:
 def shifted(node: Node, xs: Sequence[Any]) -> list[Array]:
     """Our Shift: each channel read a few pixels away, zero outside."""
     (x,) = xs
-    shift = Shift(node.get("kernel", (3, 3)), node.get("dilation", (1, 1)), node.get("convention", "contiguous"))
+    given = (node.get("kernel", (3, 3)), node.get("dilation", (1, 1)), node.get("convention", "contiguous"))
+    shift = Shift(*given, node.get("phases", (1, 1)))
     out = np.zeros_like(x)
     for c, offset in enumerate(channel_offsets(shift.of_rank(x.ndim - 2), x.shape[1])):
         axes = list(zip(offset, x.shape[2:]))

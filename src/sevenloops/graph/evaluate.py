@@ -21,7 +21,7 @@ __all__ = ["FUSED", "compute", "evaluate", "expression_value"]
 
 Array = np.ndarray[Any, Any]
 #: Attributes that passes add to operators of ONNX.
-FUSED = ("activation", "activation_params", "residual", "shift")
+FUSED = ("activation", "activation_params", "residual", "shift", "phase")
 
 
 def evaluate(graph: Graph, feeds: Mapping[str, Any], dtype: Any = np.float64, every: bool = False) -> dict[str, Any]:
@@ -104,9 +104,10 @@ def _fused(node: Node, arrays: list[Any]) -> Array:
     while arrays[-1] is None:
         arrays.pop()
     if node.get("shift"):
-        kernel, dilation, convention = node.get("shift")
-        moved = {"kernel": kernel, "dilation": dilation, "convention": convention}
+        moved = dict(zip(("kernel", "dilation", "convention", "phases"), node.get("shift")))
         arrays[0] = shifted(Node("Shift", (), (), moved, domain=OWN), arrays[:1])[0]
+    if node.get("phase"):
+        arrays[0] = arrays[0][(slice(None), slice(None), *(slice(first, None) for first in node.get("phase")))]
     inputs = tuple(f"{at}" if array is not None else "" for at, array in enumerate(arrays))
     (y, *_) = compute(Node(node.op, inputs, node.outputs[:1], attributes, node.name), arrays)
     where = node.get("residual")

@@ -115,9 +115,22 @@ def conv(lo: Lowering, node: Node) -> None:
 def _emit_conv(lo: Lowering, node: Node, problem: ConvProblem, order: tuple[int, ...]) -> None:
     if problem.y_shape != tuple(lo.shape(node.outputs[0])[axis] for axis in order):
         raise NotLowered(f"its output should have shape {lo.shape(node.outputs[0])}, and {problem} gives {problem.y_shape}")
-    operands = [lo.channels_last(node.inputs[0]), _weights(lo, node.inputs[1])]
+    operands = [_from_phase(lo.channels_last(node.inputs[0]), node), _weights(lo, node.inputs[1])]
     operands += _extras(lo, node, order, problem.out_channels)
     lo.emit(problem, tuple(operands), lo.output(node.outputs[0], order))
+
+
+def _from_phase(x: Tensor, node: Node) -> Tensor:
+    """The image from the first pixel of a phase on, where the strided 1x1 convolution reads no other.
+
+    The view says nothing new of sizes, so its last pixels are not there; as the stride divides the sizes, none is read.
+    """
+    phase = node.get("phase")
+    if not phase:
+        return x
+    *_, height, width, channels = x.memory
+    assert not x.pitch and height % node.get("strides")[0] == width % node.get("strides")[1] == 0
+    return replace(x, offset=x.offset + (phase[0] * width + phase[1]) * channels)
 
 
 def _conv_as_product(lo: Lowering, node: Node) -> None:

@@ -22,6 +22,7 @@ from . import (
     pad_into,
     products,
     shift,
+    strided_shift,
     towers,
     views,
 )
@@ -50,6 +51,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("pad_into", pad_into.run, "padding goes into the convolution or pool behind it"),
     Pass("fuse_shift", fuse_shift.run, "a Shift goes into the 1x1 convolution behind it"),
     Pass("fuse_epilogue", fuse_epilogue.run, "activations and residual adds go into the layer before them"),
+    Pass("strided_shift", strided_shift.run, "a 1x1 convolution makes only the pixels that a strided shift behind it reads"),
     Pass("fuse_elementwise", fuse_elementwise.run, "other element-wise operators become expressions, neighbours one"),
 )
 

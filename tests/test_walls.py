@@ -28,7 +28,7 @@ ROOMS = {
     "functional": "functional functional_shift",
     "graph": "graph",
     "models": "models",
-    "session": "session onnx_backend",
+    "session": "session onnx_backend network_tuning",
     "analysis": "analysis",
     "front": "sevenloops",
     "report": "report",

@@ -3,6 +3,7 @@
 1. A tuned record for the problem and machine (`sevenloops.records`): the fastest of its schedules that is allowed and
    still fits. An algorithm that did not exist when the record was made wins only if its prediction beats both the
    measured time and what would be predicted of that schedule now by `CLEARLY`.
+   For a layer of a network, what was fastest in a trial inside one comes first (`Record.trial`), if there was one.
 2. Else the cost model: the best schedule of every algorithm that supports the problem gets a predicted time
    (`Algorithm.predicted_s`), times a factor that the records of this machine have taught: the mean of measured over
    predicted time of that algorithm for the most similar problems.
@@ -34,7 +35,7 @@ from .descriptor import parse_problem
 from .errors import ProblemError, Unsupported
 from .machine import Machine
 from .problem import ConvProblem, Problem
-from .records import Record, Result
+from .records import Record, Result, Trial
 from .schedule import Schedule
 
 __all__ = ["ACCURACIES", "Candidate", "Choice", "candidates", "check_accuracy", "choose", "forced", "model_digest"]
@@ -123,24 +124,36 @@ def _allowed(problem: Problem, accuracy: str) -> list[Algorithm]:
     return rows
 
 
-def choose(problem: Problem, machine: Machine, *, accuracy: str = "fast", algorithm: str | None = None) -> Choice:
-    """The schedule for a problem on a machine, of the algorithm given or of any; see above.
+def choose(
+    problem: Problem, machine: Machine, *, accuracy: str = "fast", algorithm: str | None = None, in_network: bool = False
+) -> Choice:
+    """The schedule for a problem on a machine, alone or `in_network`, of the algorithm given or of any; see above.
 
     Raises `Unsupported` if no algorithm computes it, or not the one given; `ProblemError` for another accuracy.
     """
     check_accuracy(accuracy)
     if isinstance(problem, ConvProblem) and not problem.transposed:  # transposed sees phases as channels only when dense
         problem = problem.dense
-    return _choose(problem, machine, accuracy, algorithm, records.generation, records.path())
+    return _choose(problem, machine, accuracy, algorithm, in_network, records.generation, records.path())
 
 
 @functools.lru_cache(maxsize=4096)
-def _choose(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, generation: int, path: Path) -> Choice:
+def _choose(
+    problem: Problem,
+    machine: Machine,
+    accuracy: str,
+    algorithm: str | None,
+    in_network: bool,
+    generation: int,
+    path: Path,
+) -> Choice:
     rows = [forced(problem, algorithm, accuracy)] if algorithm else _allowed(problem, accuracy)
     given = "the algorithm was given; " if algorithm else ""
     record = records.find(problem, machine)
     if record is not None:
         measured = _measured(record, problem, machine, rows)
+        if in_network and record.trial and _usable(record.trial.schedule, problem, machine, rows):
+            return _by_trial(record.trial, record, measured, given)
         if measured:
             return _by_record(record, measured, problem, machine, rows, given)
     offers = _predicted(problem, machine, rows)
@@ -174,13 +187,23 @@ def _list(offers: Sequence[Candidate]) -> str:
 
 def _measured(record: Record, problem: Problem, machine: Machine, rows: Sequence[Algorithm]) -> list[Result]:
     """The results of a record that may be used: allowed algorithms, and schedules that (still) fit this problem."""
-    names = {row.name for row in rows}
-    able = [result for result in record.results if result.schedule.algorithm in names]
-    return [r for r in able if ALGORITHMS[r.schedule.algorithm].check(problem, r.schedule, machine) is None]
+    return [result for result in record.results if _usable(result.schedule, problem, machine, rows)]
+
+
+def _usable(schedule: Schedule, problem: Problem, machine: Machine, rows: Sequence[Algorithm]) -> bool:
+    """Whether a schedule is of one of these algorithms and (still) fits the problem."""
+    row = ALGORITHMS.get(schedule.algorithm)
+    return row is not None and row in rows and row.check(problem, schedule, machine) is None
 
 
 def _candidate(result: Result) -> Candidate:
     return Candidate(result.schedule, result.predicted_s, measured_s=result.median_s)
+
+
+def _by_trial(trial: Trial, record: Record, measured: list[Result], given: str) -> Choice:
+    times = f"{1e3 * trial.median_s:.4g} ms there, {1e3 * trial.alone_s:.4g} ms for what is fastest alone"
+    why = f"tuned inside {trial.network}, {record.date[:10]} on {record.cpu}: {times}"
+    return Choice(trial.schedule, given + why, _ranked(list(map(_candidate, measured))))
 
 
 def _by_record(

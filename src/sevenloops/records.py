@@ -39,7 +39,19 @@ from .paths import cache_dir
 from .problem import Problem
 from .schedule import Schedule
 
-__all__ = ["Record", "RecordError", "Result", "add", "clear", "find", "get", "import_file", "machine_kind", "problems"]
+__all__ = [
+    "Record",
+    "RecordError",
+    "Result",
+    "Trial",
+    "add",
+    "clear",
+    "find",
+    "get",
+    "import_file",
+    "machine_kind",
+    "problems",
+]
 
 SHIPPED = Path(__file__).parent / "tune" / "default.jsonl"
 
@@ -74,12 +86,38 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What was fastest inside a network, where a layer's weights come from memory and its input from other caches.
+
+    `median_s` is its time there, `alone_s` that of the schedule which is fastest alone, measured in turn.
+    """
+
+    schedule: Schedule
+    median_s: float
+    alone_s: float
+    network: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**dataclasses.asdict(self), "schedule": json.loads(self.schedule.to_json())}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Trial:
+        """The inverse of `to_dict`; raises as `Result.from_dict` does."""
+        times = float(values["median_s"]), float(values["alone_s"])
+        if not all(math.isfinite(time) and time > 0 for time in times):
+            raise RecordError(f"times must be above 0, got {times}")
+        return cls(Schedule.from_json(json.dumps(values["schedule"])), *times, str(values["network"]))
+
+
+@dataclass(frozen=True)
 class Record:
     """What tuning found for one problem on one machine: `results` has the fastest first, one of each algorithm.
 
     `considered` names every algorithm that was looked at, also those that were predicted to be hopeless; `digest` stands
     for the sources that generated the kernels; `untuned_s` is the median of what the model alone would have chosen,
-    measured beside the results, so that the model can be judged.
+    measured beside the results, so that the model can be judged. `trial` is what a trial inside a network found, if there
+    was one.
     """
 
     problem: str
@@ -91,6 +129,7 @@ class Record:
     digest: str
     untuned_s: float
     versions: dict[str, str] = field(default_factory=dict, hash=False)
+    trial: Trial | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -99,7 +138,8 @@ class Record:
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({**vars(self), "results": [result.to_dict() for result in self.results]})
+        values = {**vars(self), "results": [result.to_dict() for result in self.results]}
+        return json.dumps({**values, "trial": self.trial.to_dict() if self.trial else None})
 
     @classmethod
     def from_json(cls, line: str) -> Record:
@@ -111,11 +151,12 @@ class Record:
                 raise RecordError("it has no results")
             untuned_s = float(values["untuned_s"])
             ranked = tuple(sorted(results, key=lambda r: r.median_s))
+            trial = Trial.from_dict(values["trial"]) if values.get("trial") else None
             considered, versions = tuple(map(str, values["considered"])), dict(values["versions"])
             problem, kind, cpu, date, digest = (str(values[n]) for n in ("problem", "kind", "cpu", "date", "digest"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, SevenLoopsError) as error:
             raise RecordError(f"not a tuned record: {line[:60]!r} ({error!r})") from None
-        return cls(problem, kind, cpu, ranked, considered, date, digest, untuned_s, versions)
+        return cls(problem, kind, cpu, ranked, considered, date, digest, untuned_s, versions, trial)
 
 
 def machine_kind(machine: Machine) -> str:

@@ -16,6 +16,7 @@ from . import records
 from .arrays import as_array
 from .choice import check_accuracy
 from .compile import Packed, resolve_threads
+from .descriptor import parse_problem
 from .errors import DtypeError, FallbackWarning, GraphError
 from .graph.ir import Graph, Value
 from .graph.lower import LOWERINGS, lower
@@ -24,6 +25,8 @@ from .graph.onnx_weights import release
 from .graph.passes import PASSES, optimise
 from .graph.plan import Plan, StepTime, compile_plan
 from .graph.shapes import infer
+from .problem import Problem
+from .schedule import Schedule
 
 __all__ = ["InferenceSession", "NodeArg"]
 
@@ -57,6 +60,7 @@ class InferenceSession:
         accuracy: `"fast"` or `"strict"`, as in `sevenloops.compile`.
         shapes: sizes of inputs by name, to compile for them at once; inputs whose size is fixed need none. Other sizes
             are compiled when they first come (a plan per size, the last 32 kept).
+        schedules: of your own, by problem (or its descriptor, as `plan` prints it); the others are chosen.
         passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.
 
@@ -71,12 +75,14 @@ class InferenceSession:
         threads: int | None = None,
         accuracy: str = "fast",
         shapes: Mapping[str, Sequence[int]] | None = None,
+        schedules: Mapping[Problem | str, Schedule] | None = None,
         passes: bool = True,
         progress: Progress = lambda label, done, total: None,
     ) -> None:
         check_accuracy(accuracy)
         self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
         self.graph = _graph(model)
+        self._schedules = {parse_problem(p) if isinstance(p, str) else p: s for p, s in (schedules or {}).items()}
         self._packed: dict[tuple[Any, ...], Packed] = {}
         self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
         self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
@@ -85,7 +91,7 @@ class InferenceSession:
         self._arena: Array | None = None
         self._inputs = {value.name: value for value in self.graph.inputs}
         if shapes is not None or all(value.known for value in self.graph.inputs):
-            self.plan(shapes)
+            self._check_used(self.plan(shapes))
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that `run` is fed."""
@@ -166,6 +172,7 @@ class InferenceSession:
             accuracy=self.accuracy,
             store=self._packed,
             arena=self._arena,
+            schedules=self._schedules,
             on_done=self._progress,
         )
         self._arena = plan.arena
@@ -173,6 +180,12 @@ class InferenceSession:
         while len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
         return plan
+
+    def _check_used(self, plan: Plan) -> None:
+        """No schedule of the caller's may go unnoticed."""
+        unused = [problem for problem in self._schedules if problem not in {step.problem for step in plan.steps}]
+        if unused:
+            raise GraphError(f"a schedule is given for {str(unused[0])!r}, which no step computes; print plan() for what is")
 
     def _warn(self, steps: Sequence[PythonStep]) -> None:
         new = {step.op: step for step in steps if step.op not in self._warned}

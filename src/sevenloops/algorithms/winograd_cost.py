@@ -266,6 +266,6 @@ def _ranked(problem: ConvProblem, machine: Machine, limit: int) -> tuple[Schedul
     return tuple(kept)
 
 
-def winograd_schedules(problem: ConvProblem, machine: Machine, limit: int = 16) -> list[Schedule]:
+def winograd_schedules(problem: ConvProblem, machine: Machine, limit: int = 48) -> list[Schedule]:
     """Candidates, the best first by `winograd_cost_cycles`, at most three of each tile."""
     return list(_ranked(problem, machine, limit))

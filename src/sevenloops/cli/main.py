@@ -99,15 +99,17 @@ def tune_problems(
     schedule: Annotated[list[str] | None, typer.Option(help="A schedule of your own to try, as JSON.")] = None,
     isa: IsaName = None,
     again: Annotated[bool, typer.Option("--again", help="Also what was tuned before.")] = False,
+    alone: Annotated[bool, typer.Option("--alone", help="Only each layer alone, not also inside MODEL.")] = False,
 ) -> None:
     """Search the fastest algorithm and schedule for a network's layers, or for problems.
 
+    Each layer is tuned alone; then the best of MODEL's layers are tried inside the network, where weights come from memory.
     What is found is used from the next load on, and stays found when the search is interrupted.
     """
     from ..bench.networks import layers
     from .bench import split_names
-    from .problems import tunable_problems
-    from .tune import tune_command
+    from .problems import is_model, named_shapes, tunable_problems
+    from .tune import trial_command, tune_command
 
     chosen = [
         *tunable_problems(problems or [], batch, shape or []),
@@ -115,6 +117,8 @@ def tune_problems(
     ]
     names = split_names(algorithm) if algorithm else None
     tune_command(chosen, schedule or [], isa, algorithms=names, budget_s=budget, again=again)
+    if problems and is_model(problems) and not (alone or isa):
+        trial_command(problems[0], batch, named_shapes(shape or []), again)
 
 
 @tuned_app.command("list")

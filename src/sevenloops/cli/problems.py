@@ -9,7 +9,9 @@ from ..descriptor import parse_problem
 from ..errors import ProblemError
 from ..problem import ConvProblem, GemmProblem, Problem
 
-__all__ = ["any_problems", "conv_problems", "gemm_problems", "named_shapes", "one_problem", "tunable_problems"]
+__all__ = [
+    "any_problems", "conv_problems", "gemm_problems", "is_model", "named_shapes", "one_problem", "tunable_problems",
+]  # fmt: skip
 
 _SHORT = re.compile(r"(\d+)(?:x(\d+)x(\d+))?")
 
@@ -70,14 +72,21 @@ def named_shapes(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def is_model(words: Sequence[str]) -> bool:
+    """Whether what was typed is a network (one word: a name of the zoo, or a file), not descriptors."""
+    from ..classify import is_file
+    from ..models import known
+
+    return len(words) == 1 and (known(words[0]) or is_file(words[0]))
+
+
 def tunable_problems(words: Sequence[str], batch: int, shapes: Sequence[str]) -> list[Problem]:
     """The layers of a network (one word: a name of the zoo, or a file), else descriptors."""
     from ..analysis.layers import problems
     from ..bench.network_bench import case
-    from ..classify import is_file, load_graph
-    from ..models import known
+    from ..classify import load_graph
 
-    if len(words) == 1 and (known(words[0]) or is_file(words[0])):
+    if is_model(words):
         network = case(words[0], load_graph(words[0]), batch, named_shapes(shapes))
         return problems(network.graph, network.sizes)
     return any_problems(words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..schedule import Schedule
 from ..tune import Progress as Step
 from ..tune import tune
 
-__all__ = ["clear_command", "export_command", "import_command", "list_command", "tune_command"]
+__all__ = ["clear_command", "export_command", "import_command", "list_command", "trial_command", "tune_command"]
 
 
 def tune_command(problems: Sequence[Problem], schedules: Sequence[str], isa: str | None, **options: Any) -> None:
@@ -47,6 +47,31 @@ def tune_command(problems: Sequence[Problem], schedules: Sequence[str], isa: str
     ratios = [record.untuned_s / record.results[0].median_s for record in found]
     mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
     print(f"untuned over tuned: geometric mean {mean:.3f}, at most {max(ratios):.2f}, of {len(ratios)} problems")
+
+
+def trial_command(model: str, batch: int, shapes: Mapping[str, tuple[int, ...]], again: bool) -> None:
+    """Try the layers' best schedules inside the network; a line for each layer where another one wins there."""
+    from ..bench.network_bench import case, random_feeds
+    from ..classify import load_graph
+    from ..network_tuning import Step as TrialStep
+    from ..network_tuning import tune_network
+
+    network = case(model, load_graph(model), batch, shapes)
+    with Progress(
+        BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), console=Console(stderr=True)
+    ) as bar:
+        task = bar.add_task(f"trial inside {model}", total=None)
+
+        def show(step: TrialStep) -> None:
+            bar.update(task, completed=step.done, total=step.total, description=f"trial inside {model}: {step.text}")
+
+        feeds = random_feeds(network.graph, network.sizes, 0)
+        found = tune_network(network.graph, feeds, model, again=again, on_progress=show)
+    gained = [(record, record.trial) for record in found if record.trial and record.trial.median_s < record.trial.alone_s]
+    for record, trial in gained:
+        times = f"{1e3 * trial.alone_s:.4g} ms to {1e3 * trial.median_s:.4g} ms"
+        print(f"inside {model}: {record.problem}: {times} {trial.schedule!r}")
+    print(f"inside {model}: another schedule than alone is faster for {len(gained)} of {len(found)} layers")
 
 
 def _duration(seconds: float) -> str:

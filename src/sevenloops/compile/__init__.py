@@ -29,7 +29,12 @@ def resolve_threads(threads: int | None) -> int:
 
 
 def resolve_schedule(
-    problem: Problem, algorithm: str | None, schedule: Schedule | None, machine: Machine, accuracy: str = "fast"
+    problem: Problem,
+    algorithm: str | None,
+    schedule: Schedule | None,
+    machine: Machine,
+    accuracy: str = "fast",
+    in_network: bool = False,
 ) -> tuple[Schedule, str]:
     """The schedule to compile and why: the one given, or the choice, among all algorithms or the one given."""
     check_accuracy(accuracy)
@@ -41,7 +46,7 @@ def resolve_schedule(
         if reason is not None:
             raise ScheduleError(f"{schedule} does not fit {problem}: {reason}")
         return schedule, "the schedule was given"
-    choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm)
+    choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm, in_network=in_network)
     return choice.schedule, choice.why
 
 
@@ -53,6 +58,7 @@ def compile(
     machine: Machine | None = None,
     threads: int | None = None,
     accuracy: str = "fast",
+    in_network: bool = False,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> Kernel:
     """Compile a problem, or take the kernel from the cache; kernels are kept for the life of the process.
@@ -61,14 +67,14 @@ def compile(
     `threads` caps the threads of each call; it never changes the result. The same schedule serves any count.
     `accuracy="strict"` keeps to algorithms that accumulate as the definition does; `"fast"` allows every algorithm inside
     the error bound of its row (`Algorithm.tolerance`). Without `algorithm` and `schedule`, a tuned record or the cost model
-    decides (`sevenloops.choice`); `kernel.why` says how.
+    decides (`sevenloops.choice`), for a layer `in_network` what was tuned inside one; `kernel.why` says how.
 
     Raises `Unsupported`, `ScheduleError`, `CompileError`, `CompileTimeout`, and `MachineError` for a machine whose code
     cannot run here (`sevenloops.compile.build.build_image` compiles for those).
     """
     machine = Machine.host() if machine is None else machine
     _check_runs_here(machine)
-    chosen, why = resolve_schedule(problem, algorithm, schedule, machine, accuracy)
+    chosen, why = resolve_schedule(problem, algorithm, schedule, machine, accuracy, in_network)
     return _compiled(problem, chosen, machine, resolve_threads(threads), why, time_limit_s)
 
 

@@ -25,7 +25,7 @@ from ..compile.runtime import LoadedKernel, step_list
 from ..compile.workers import compile_all
 from ..errors import KernelError
 from ..machine import Machine
-from ..problem import ConvProblem, GemmProblem
+from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
 from .lower import Lowered
 from .lowering import Constant, PythonStep, Step, Weights, aligned
@@ -316,15 +316,17 @@ def compile_plan(
     accuracy: str,
     store: Store,
     arena: Array | None = None,
+    schedules: Mapping[Problem, Schedule] | None = None,
     on_done: OnDone = lambda label, done, total: None,
 ) -> Plan:
-    """Compile the kernels of all steps, side by side, and lay out the memory.
+    """Compile the kernels of all steps, side by side, and lay out the memory. `schedules` are given, others chosen.
 
     `on_done(label, done, total)` is told of each kernel. What is compiled is in the cache, so an interrupted load goes on
     where it stopped. Raises the first error, after all have ended.
     """
     wanted: dict[Any, str] = {step.problem: step.label for step in lowered.steps if isinstance(step, Step)}
-    tasks = [functools.partial(_kernel, problem, threads, accuracy) for problem in wanted]
+    given = schedules or {}
+    tasks = [functools.partial(_kernel, problem, threads, accuracy, given.get(problem)) for problem in wanted]
     results: list[Any] = [None] * len(tasks)
     for done, (index, result) in enumerate(compile_all(tasks, Machine.host().cores), 1):
         results[index] = result
@@ -337,7 +339,7 @@ def compile_plan(
     return Plan(lowered, by_step, store, arena)
 
 
-def _kernel(problem: Any, threads: int, accuracy: str) -> Kernel | LoadedKernel:
+def _kernel(problem: Any, threads: int, accuracy: str, schedule: Schedule | None) -> Kernel | LoadedKernel:
     if isinstance(problem, (ConvProblem, GemmProblem)):
-        return compile(problem, threads=threads, accuracy=accuracy)
+        return compile(problem, schedule=schedule, threads=threads, accuracy=accuracy, in_network=True)
     return compile_layer(problem, threads)

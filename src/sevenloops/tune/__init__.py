@@ -189,4 +189,5 @@ class _Run:
             digest=build_digest(),
             untuned_s=untuned_s,
             versions=build_versions(),
+            trial=old.trial if old else None,
         )

@@ -30,7 +30,7 @@ _known: dict[str, Chosen] = {}
 
 
 def chosen(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None) -> Chosen:
-    """The schedule that `choice.choose` gives and its reason, from the disk if they are there. Raises what `choose` raises."""
+    """The schedule that `choice.choose` gives, and its reason; from the disk if they are there. Raises what it raises."""
     key = _key(problem, machine, accuracy, algorithm)
     if key not in _known:
         found = _read(key, problem, machine)

@@ -14,7 +14,7 @@ __all__ = ["clear_command", "list_command", "path_command"]
 
 
 def list_command(json: bool = False) -> None:
-    """Print every cached kernel, the newest first."""
+    """Print every cached kernel and choice, the newest first."""
     entries = cache.entries()
     if json:
         rows = [
@@ -24,7 +24,9 @@ def list_command(json: bool = False) -> None:
         print(json_format.dumps(rows, indent=2))
         return
     total = sum(entry.size_bytes for entry in entries)
-    table = Table(title=f"{len(entries)} kernels, {total / 1024:.0f} KiB in {cache.folder()}", title_justify="left")
+    table = Table(
+        title=f"{len(entries)} kernels and choices, {total / 1024:.0f} KiB in {cache.folder()}", title_justify="left"
+    )
     table.add_column("problem", overflow="fold")
     table.add_column("algorithm")
     table.add_column("KiB", justify="right")
@@ -36,8 +38,8 @@ def list_command(json: bool = False) -> None:
 
 
 def clear_command() -> None:
-    """Remove every cached kernel and say how many there were."""
-    print(f"{cache.clear()} kernels removed")
+    """Remove every cached kernel and choice and say how many there were."""
+    print(f"{cache.clear()} kernels and choices removed")
 
 
 def path_command() -> None:

@@ -7,15 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..algorithms import check_schedule
-from ..choice import check_accuracy, choose, forced
+from ..choice import check_accuracy, forced
 from ..errors import ProblemError, ScheduleError
 from ..machine import Machine, MachineError
 from ..problem import Problem
 from ..schedule import Schedule
+from .build import KernelImage
+from .chosen import chosen, kept
 from .kernel import BoundCall, Kernel, Packed
 from .workers import TIME_LIMIT_S, compile_all
 
-__all__ = ["BoundCall", "Kernel", "Packed", "compile", "compile_many", "resolve_threads"]
+__all__ = ["BoundCall", "Kernel", "Packed", "compile", "compile_kept", "compile_many", "resolve_threads"]
+
+ImageOf = Callable[[Problem, Schedule, Machine], KernelImage | None]
 
 
 def resolve_threads(threads: int | None) -> int:
@@ -46,8 +50,7 @@ def resolve_schedule(
         if reason is not None:
             raise ScheduleError(f"{schedule} does not fit {problem}: {reason}")
         return schedule, "the schedule was given"
-    choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm, in_network=in_network)
-    return choice.schedule, choice.why
+    return chosen(problem, machine, accuracy, algorithm, in_network)
 
 
 def compile(
@@ -74,8 +77,22 @@ def compile(
     """
     machine = Machine.host() if machine is None else machine
     _check_runs_here(machine)
-    chosen, why = resolve_schedule(problem, algorithm, schedule, machine, accuracy, in_network)
-    return _compiled(problem, chosen, machine, resolve_threads(threads), why, time_limit_s)
+    best, why = resolve_schedule(problem, algorithm, schedule, machine, accuracy, in_network)
+    kernel = _compiled(problem, best, machine, resolve_threads(threads), why, functools.partial(_image, time_limit_s))
+    assert kernel is not None
+    return kernel
+
+
+def compile_kept(
+    problem: Problem, *, threads: int | None = None, accuracy: str = "fast", in_network: bool = False
+) -> Kernel | None:
+    """As `compile` if its choice and code are in the cache, which takes a millisecond; else None."""
+    from .store import kept_image
+
+    check_accuracy(accuracy)
+    machine = Machine.host()
+    found = kept(problem, machine, accuracy, in_network)
+    return found and _compiled(problem, found[0], machine, resolve_threads(threads), found[1], kept_image)
 
 
 def compile_many(
@@ -122,15 +139,25 @@ def _check_runs_here(machine: Machine) -> None:
 _kernels: dict[tuple[Problem, Schedule, str, int, str | None], Kernel] = {}
 
 
-def _compiled(problem: Problem, schedule: Schedule, machine: Machine, threads: int, why: str, time_limit_s: float) -> Kernel:
-    from .runtime import load
+def _image(time_limit_s: float, problem: Problem, schedule: Schedule, machine: Machine) -> KernelImage:
     from .store import kernel_image
+
+    return kernel_image(problem, schedule, machine, time_limit_s)
+
+
+def _compiled(
+    problem: Problem, schedule: Schedule, machine: Machine, threads: int, why: str, image_of: ImageOf
+) -> Kernel | None:
+    """The kernel, loaded once; None where `image_of` has no code for it."""
+    from .runtime import load
 
     key = (problem, schedule, machine.key, threads)
     kernel = _kernels.get((*key, why))
     if kernel is None:
         same = _kernels.get((*key, None))
-        image = same.image if same else kernel_image(problem, schedule, machine, time_limit_s)
+        image = same.image if same else image_of(problem, schedule, machine)
+        if image is None:
+            return None
         kernel = Kernel(problem, schedule, machine, threads, image, same.loaded if same else load(image, threads), why)
         _kernels.setdefault((*key, None), kernel)
         kernel = _kernels.setdefault((*key, why), kernel)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from ..machine import Machine
 from ..problem import Problem
 from ..schedule import Schedule
 from .halide_pool import halide_par_for_ir
+from .link import LINKED, link, links
 from .pool import POOL_IR, par_for_ir, runs_on
 from .scratch import SCRATCH_IR
 from .steps import steps_ir
 
-__all__ = ["KernelImage", "build_image", "build_runtime", "image_of", "lowered_text", "text_of"]
+__all__ = ["KernelImage", "build_image", "build_linked", "build_runtime", "image_of", "lowered_text", "text_of"]
 
 #: LLVM's SLP vectoriser gathers the scalar addresses of a tile's pixels into vectors and takes them apart again in the
 #: hot loop (seen: 40 % slower). Halide reads these arguments from the environment, when it is imported.
@@ -52,6 +53,12 @@ class KernelImage:
                 "sizes": [len(o) for o in self.objects],
             }
         )
+
+    def linked(self, machine: Machine) -> KernelImage:
+        """The same with its objects linked into one, where that can be done before it is known who runs them (`link`)."""
+        if not links(machine) or self.objects[0].startswith(LINKED):
+            return self
+        return replace(self, objects=[link(self.objects).to_bytes()])
 
     @classmethod
     def from_parts(cls, header: str, body: bytes) -> KernelImage:
@@ -102,6 +109,11 @@ def build_image(problem: Problem, schedule: Schedule, machine: Machine, name: st
         raise CompileError(f"Halide refused {schedule} for {problem}: {error}") from None
 
 
+def build_linked(problem: Problem, schedule: Schedule, machine: Machine, name: str) -> KernelImage:
+    """As `build_image`, linked: what the cache keeps."""
+    return build_image(problem, schedule, machine, name).linked(machine)
+
+
 def image_of(d: Definition, machine: Machine, name: str, dtype: str = "float32", *, asserts: bool = False) -> KernelImage:
     """Compile a definition; with `asserts` the code checks its bounds and returns an error code. Raises `HalideError`."""
     target = _target(machine, runtime=False, asserts=asserts)
@@ -132,15 +144,16 @@ def text_of(d: Definition, machine: Machine) -> dict[str, str]:
         return {"assembly": Path(assembly).read_text(), "loops": Path(loops).read_text()}
 
 
-def build_runtime(machine: Machine) -> list[bytes]:
-    """What the kernels of a process share, as objects: Halide's runtime, our thread pool, a quiet error handler."""
+def build_runtime(machine: Machine) -> KernelImage:
+    """What the kernels of a process share, linked: Halide's runtime, our thread pool, a quiet error handler."""
     import halide as hl
 
     with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
         path = os.path.join(folder, "runtime.o")
         hl.compile_standalone_runtime(path, _target(machine, runtime=True))
         support = QUIET_IR + steps_ir(machine.os) + (POOL_IR + SCRATCH_IR if runs_on(machine.os) else "")
-        return [Path(path).read_bytes(), _assemble(support, machine)]
+        objects = [Path(path).read_bytes(), _assemble(support, machine)]
+        return KernelImage("runtime", [], [], objects).linked(machine)
 
 
 # ---------------------------------------------------------------------------------------------- trampolines

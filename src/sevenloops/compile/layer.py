@@ -13,10 +13,10 @@ from ..layers import LAYERS
 from ..machine import Machine
 from ..schedule import Schedule
 from .runtime import LoadedKernel, load
-from .store import kernel_image
+from .store import kept_image, kernel_image
 from .workers import TIME_LIMIT_S
 
-__all__ = ["compile_layer", "layer_kernel", "layer_of", "run_layer"]
+__all__ = ["compile_layer", "layer_kept", "layer_kernel", "layer_of", "run_layer"]
 
 _loaded: dict[tuple[Any, int], LoadedKernel] = {}
 
@@ -36,6 +36,16 @@ def layer_kernel(
     machine = machine or Machine.host()
     schedule = schedule or row.schedules(problem, machine)[0]
     return load(kernel_image(problem, schedule, machine, TIME_LIMIT_S), threads)
+
+
+def layer_kept(problem: Any, threads: int) -> LoadedKernel | None:
+    """As `compile_layer` if the code is in this process or in the cache, which takes a millisecond; else None."""
+    if (problem, threads) not in _loaded:
+        machine = Machine.host()
+        image = kept_image(problem, layer_of(problem).schedules(problem, machine)[0], machine)
+        if image is not None:
+            _loaded.setdefault((problem, threads), load(image, threads))
+    return _loaded.get((problem, threads))
 
 
 def compile_layer(problem: Any, threads: int) -> LoadedKernel:

@@ -30,7 +30,8 @@ import ctypes
 import os
 import platform
 import threading
-from typing import Any
+
+from .native import Code
 
 __all__ = ["POOL_IR", "PoolThreads", "par_for_ir", "runs_on"]
 
@@ -309,18 +310,18 @@ define i32 @halide_do_par_for(ptr %context, ptr %body, i32 %min, i32 %size, ptr 
 class PoolThreads:
     """The workers: Python threads that stay inside `sevenloops_worker`, and start anew in a forked child."""
 
-    def __init__(self, engine: Any, count: int) -> None:
-        self.engine, self.count, self.threads = engine, count, list[threading.Thread]()
+    def __init__(self, code: Code, count: int) -> None:
+        self.code, self.count, self.threads = code, count, list[threading.Thread]()
         allowed = sum(1 << cpu for cpu in os.sched_getaffinity(0) if cpu < 8 * MASK_BYTES)
-        mask = (ctypes.c_char * MASK_BYTES).from_address(engine.get_global_value_address("allowed"))
+        mask = (ctypes.c_char * MASK_BYTES).from_address(code.address("allowed"))
         mask.raw = allowed.to_bytes(MASK_BYTES, "little")
-        self._worker = ctypes.CFUNCTYPE(None)(engine.get_function_address("sevenloops_worker"))
+        self._worker = ctypes.CFUNCTYPE(None)(code.address("sevenloops_worker"))
         self.start()
         atexit.register(self.stop)
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _word(self, name: str) -> ctypes.c_int32:
-        return ctypes.c_int32.from_address(self.engine.get_global_value_address(name))
+        return ctypes.c_int32.from_address(self.code.address(name))
 
     def start(self) -> None:
         """Start the workers; the calling thread is always one more."""

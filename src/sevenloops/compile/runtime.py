@@ -1,8 +1,7 @@
-"""Link kernels into this process and call them: one Halide runtime, one thread pool, any number of kernels.
+"""Kernels in this process, and how they are called: one Halide runtime, one thread pool, any number of kernels.
 
-llvmlite's MCJIT is used as a linker only; nothing is compiled here. A kernel's `halide_do_par_for` is its own (see `pool`)
-and runs at most as many tasks at once as a variable beside it says. So every loaded kernel has its own thread count, and
-one object file serves them all.
+A kernel's `halide_do_par_for` is its own (see `pool`) and runs at most as many tasks at once as a variable beside it says.
+So every loaded kernel has its own thread count, and one image serves them all.
 """
 
 from __future__ import annotations
@@ -14,12 +13,14 @@ from typing import Any
 
 from ..machine import Machine
 from .build import KernelImage
+from .link import LINKED, Linked
+from .native import Code, Jitted, Placed, system_function
 from .pool import PoolThreads, runs_on
 from .steps import StepList
 
 __all__ = ["LoadedKernel", "load", "step_list"]
 
-#: Symbols of the runtime that kernels may need.
+#: What kernels call of the runtime, where LLVM links them and has to be told.
 _EXPORTS = ("halide_default_do_par_for", "halide_malloc", "halide_free", "halide_error", "halide_error_out_of_memory")
 #: What code that was compiled with asserts (the ladder's) calls where one fails.
 _ERRORS = (
@@ -46,40 +47,34 @@ class LoadedKernel:
 
 
 class _Runtime:
-    """The linked Halide runtime of this process; `_runtime()` makes the only one."""
+    """The Halide runtime of this process; `_runtime()` makes the only one."""
 
-    def __init__(self, objects: list[bytes], machine: Machine) -> None:
-        import llvmlite.binding as llvm
-
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        self.llvm = llvm
-        self.engine = self.link(objects)
+    def __init__(self, image: KernelImage, machine: Machine) -> None:
+        self.code = _ready(image, machine, None)
         own_pool = runs_on(machine.os)
-        for name in (*_EXPORTS, *(["sevenloops_par_for"] if own_pool else [])):
-            llvm.add_symbol(name, self.engine.get_function_address(name))
-        for name in (f"halide_error_{what}" for what in _ERRORS):
-            if found := self.engine.get_function_address(name):
-                llvm.add_symbol(name, found)
+        errors = (f"halide_error_{what}" for what in _ERRORS)
+        names = (*_EXPORTS, *errors, *(["sevenloops_par_for"] if own_pool else []))
+        self.exports = {name: address for name in names if (address := self.code.address(name))}
         if own_pool:
-            self.threads = PoolThreads(self.engine, machine.cores - 1)
+            self.threads = PoolThreads(self.code, machine.cores - 1)
             for what in ("malloc", "free"):
-                function = ctypes.c_void_p(self.engine.get_function_address(f"sevenloops_{what}"))
-                self._call(f"halide_set_custom_{what}", function)
+                self._call(f"halide_set_custom_{what}", ctypes.c_void_p(self.code.address(f"sevenloops_{what}")))
         self._call("halide_set_num_threads", ctypes.c_int(machine.cores))
-        self._call("halide_set_error_handler", ctypes.c_void_p(self.engine.get_function_address("sevenloops_quiet")))
+        self._call("halide_set_error_handler", ctypes.c_void_p(self.code.address("sevenloops_quiet")))
 
     def _call(self, name: str, argument: Any) -> None:
-        ctypes.CFUNCTYPE(ctypes.c_void_p, type(argument))(self.engine.get_function_address(name))(argument)
+        ctypes.CFUNCTYPE(ctypes.c_void_p, type(argument))(self.code.address(name))(argument)
 
-    def link(self, objects: list[bytes]) -> Any:
-        # An engine deletes its target machine when it goes: one that engines shared would be gone for the next.
-        target = self.llvm.Target.from_default_triple().create_target_machine(jit=True, codemodel="jitdefault")
-        engine = self.llvm.create_mcjit_compiler(self.llvm.parse_assembly(""), target)
-        for data in objects:
-            engine.add_object_file(self.llvm.ObjectFileRef.from_data(data))
-        engine.finalize_object()
-        return engine
+    def resolve(self, name: str) -> int:
+        """The address of a function that a kernel calls: the runtime's, else the system's."""
+        return self.exports.get(name) or system_function(name)
+
+
+def _ready(image: KernelImage, machine: Machine, runtime: _Runtime | None) -> Code:
+    objects = image.linked(machine).objects
+    if objects[0].startswith(LINKED):
+        return Placed(Linked.from_bytes(objects[0]), runtime.resolve if runtime else system_function)
+    return Jitted(objects, runtime.exports if runtime else {})
 
 
 _LOCK = threading.Lock()
@@ -91,26 +86,25 @@ def _runtime() -> _Runtime:
     if _the_runtime is None:
         from . import store
 
-        _the_runtime = _Runtime(store.runtime_objects(Machine.host()), Machine.host())
+        _the_runtime = _Runtime(store.runtime_image(Machine.host()), Machine.host())
     return _the_runtime
 
 
 def load(image: KernelImage, threads: int) -> LoadedKernel:
-    """Link a kernel into this process, for at most `threads` threads."""
+    """Bring a kernel into this process, for at most `threads` threads."""
     with _LOCK:  # LLVM's linker is not safe for several threads, and two could start two runtimes
-        engine = _runtime().link(image.objects)
-        ctypes.c_int32.from_address(engine.get_global_value_address(f"{image.name}_threads")).value = threads
-        functions = []
-        for name, count in ((f"{image.name}_run", len(image.buffers)), (f"{image.name}_pack", len(image.pack_buffers))):
-            prototype = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * count)
-            functions.append(prototype(engine.get_function_address(name)))
-        lists = [engine.get_function_address(f"{image.name}_{what}_list") for what in ("run", "pack")]
-    return LoadedKernel(functions[0], functions[1], lists[0], lists[1], engine)
+        code = _ready(image, Machine.host(), _runtime())
+    ctypes.c_int32.from_address(code.address(f"{image.name}_threads")).value = threads
+    functions = []
+    for name, count in ((f"{image.name}_run", len(image.buffers)), (f"{image.name}_pack", len(image.pack_buffers))):
+        functions.append(ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * count)(code.address(name)))
+    lists = [code.address(f"{image.name}_{what}_list") for what in ("run", "pack")]
+    return LoadedKernel(functions[0], functions[1], lists[0], lists[1], code)
 
 
 def step_list(calls: list[tuple[int, list[int]]]) -> StepList:
     """Functions of loaded kernels (`run_list`, `pack_list`) with the addresses of their arguments, to be run in order."""
     with _LOCK:
-        function = _runtime().engine.get_function_address("sevenloops_steps")
+        function = _runtime().code.address("sevenloops_steps")
     run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)(function)
     return StepList(run, calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -11,10 +12,10 @@ from ..machine import Machine
 from ..problem import Problem
 from ..schedule import Schedule
 from . import cache
-from .build import LLVM_ARGS, KernelImage, build_image, build_runtime
+from .build import LLVM_ARGS, KernelImage, build_linked, build_runtime
 from .workers import run_job
 
-__all__ = ["build_digest", "build_versions", "image_key", "kernel_image", "runtime_objects"]
+__all__ = ["build_digest", "build_versions", "image_key", "kept_image", "kernel_image", "runtime_image"]
 
 
 @functools.lru_cache(maxsize=1)
@@ -41,26 +42,32 @@ def image_key(problem: Problem, schedule: Schedule, machine: Machine) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
+def kept_image(problem: Problem, schedule: Schedule, machine: Machine) -> KernelImage | None:
+    """The kernel's code if the cache has it."""
+    found = cache.read(image_key(problem, schedule, machine))
+    if found:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a file of another version: build it again
+            return KernelImage.from_parts(*found)
+    return None
+
+
 def kernel_image(problem: Problem, schedule: Schedule, machine: Machine, time_limit_s: float) -> KernelImage:
     """The kernel's code. Raises `CompileError` or `CompileTimeout`."""
+    kept = kept_image(problem, schedule, machine)
+    if kept is not None:
+        return kept
     key = image_key(problem, schedule, machine)
-    found = cache.read(key)
-    if found:
-        try:
-            return KernelImage.from_parts(*found)
-        except (ValueError, KeyError, TypeError):
-            pass  # a file of another version: build it again
-    image: KernelImage = run_job(build_image, problem, schedule, machine, f"k{key[:16]}", time_limit_s=time_limit_s)
+    image: KernelImage = run_job(build_linked, problem, schedule, machine, f"k{key[:16]}", time_limit_s=time_limit_s)
     cache.write(key, image.header(), b"".join(image.objects), problem=str(problem), algorithm=schedule.algorithm)
     return image
 
 
-def runtime_objects(machine: Machine) -> list[bytes]:
+def runtime_image(machine: Machine) -> KernelImage:
     """What the kernels of a process share (see `build_runtime`)."""
     key = hashlib.sha256(f"runtime {machine.key} {build_digest()}".encode()).hexdigest()[:40]
     found = cache.read(key)
     if found:
-        return KernelImage.from_parts(*found).objects
-    image = KernelImage("runtime", [], [], run_job(build_runtime, machine))
+        return KernelImage.from_parts(*found)
+    image: KernelImage = run_job(build_runtime, machine)
     cache.write(key, image.header(), b"".join(image.objects), problem="(what kernels share)", algorithm="runtime")
-    return image.objects
+    return image

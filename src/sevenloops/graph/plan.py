@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import address, aligned_empty
-from ..compile import Kernel, compile
+from ..compile import Kernel, compile, compile_kept
 from ..compile.kernel import Packed
-from ..compile.layer import compile_layer, layer_of
+from ..compile.layer import compile_layer, layer_kept, layer_of
 from ..compile.runtime import LoadedKernel, step_list
 from ..compile.workers import compile_all
 from ..errors import KernelError
@@ -325,18 +325,38 @@ def compile_plan(
     where it stopped. Raises the first error, after all have ended.
     """
     wanted: dict[Any, str] = {step.problem: step.label for step in lowered.steps if isinstance(step, Step)}
-    given = schedules or {}
-    tasks = [functools.partial(_kernel, problem, threads, accuracy, given.get(problem)) for problem in wanted]
-    results: list[Any] = [None] * len(tasks)
-    for done, (index, result) in enumerate(compile_all(tasks, Machine.host().cores), 1):
-        results[index] = result
-        on_done(list(wanted.values())[index], done, len(tasks))
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-    kernels = dict(zip(wanted, results))
+    kernels = _kernels(wanted, threads, accuracy, schedules or {}, on_done)
     by_step = [kernels[step.problem] if isinstance(step, Step) else None for step in lowered.steps]
     return Plan(lowered, by_step, store, arena)
+
+
+def _kernels(
+    wanted: Mapping[Any, str], threads: int, accuracy: str, given: Mapping[Problem, Schedule], on_done: OnDone
+) -> dict[Any, Any]:
+    """The kernel of every problem: those in the cache one by one, which is quick in Python, the others side by side."""
+    found: dict[Any, Any] = {}
+    for problem, label in wanted.items():
+        kernel = None if problem in given else _kept(problem, threads, accuracy)
+        if kernel is not None:
+            found[problem] = kernel
+            on_done(label, len(found), len(wanted))
+    missing = [problem for problem in wanted if problem not in found]
+    tasks = [functools.partial(_kernel, problem, threads, accuracy, given.get(problem)) for problem in missing]
+    errors: dict[int, Exception] = {}
+    for index, result in compile_all(tasks, Machine.host().cores):
+        if isinstance(result, Exception):
+            errors[index] = result
+        found[missing[index]] = result
+        on_done(wanted[missing[index]], len(found), len(wanted))
+    if errors:
+        raise errors[min(errors)]
+    return found
+
+
+def _kept(problem: Any, threads: int, accuracy: str) -> Kernel | LoadedKernel | None:
+    if isinstance(problem, (ConvProblem, GemmProblem)):
+        return compile_kept(problem, threads=threads, accuracy=accuracy, in_network=True)
+    return layer_kept(problem, threads)
 
 
 def _kernel(problem: Any, threads: int, accuracy: str, schedule: Schedule | None) -> Kernel | LoadedKernel:

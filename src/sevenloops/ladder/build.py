@@ -87,7 +87,8 @@ def _build(text: str, rung: str, problem: Problem, machine: Machine, name: str) 
     import halide as hl
 
     try:
-        return image_of(definition_of(text, rung, problem, machine), machine, name, problem.dtype, asserts=True)
+        image = image_of(definition_of(text, rung, problem, machine), machine, name, problem.dtype, asserts=True)
+        return image.linked(machine)
     except hl.HalideError as error:
         raise CompileError(f"Halide refused {rung}.py for {problem}: {error}") from None
 

@@ -1,0 +1,77 @@
+"""Choices kept on disk: the cost model looks at some thousand schedules for a problem, 2 to 60 ms in Python.
+
+A choice is kept in the cache of the kernels, under a key of everything that it depends on: the problem, the machine with
+its speeds, the accuracy, the table of algorithms, the sources of the model, and the contents of the tuned records. So any
+change of a record, by this process or another, is another key, and the choice is made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+from .. import records
+from ..algorithms import ALGORITHMS, check_schedule
+from ..choice import choose
+from ..errors import SevenLoopsError
+from ..machine import Machine
+from ..problem import Problem
+from ..schedule import Schedule
+from . import cache
+from .store import build_digest
+
+__all__ = ["chosen", "kept"]
+
+Chosen = tuple[Schedule, str]
+#: What this process has chosen or read, by key.
+_known: dict[str, Chosen] = {}
+
+
+def chosen(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, in_network: bool = False) -> Chosen:
+    """The schedule that `choice.choose` gives, and its reason; from the disk if they are there. Raises what it raises."""
+    key = _key(problem, machine, accuracy, algorithm, in_network)
+    if key not in _known:
+        found = _read(key, problem, machine)
+        if found is None:
+            choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm, in_network=in_network)
+            found = choice.schedule, choice.why
+            header = json.dumps({"schedule": choice.schedule.to_json(), "why": choice.why})
+            cache.write(key, header, b"", problem=str(problem), algorithm=f"(choice of {choice.schedule.algorithm})")
+        _known[key] = found
+    return _known[key]
+
+
+def kept(problem: Problem, machine: Machine, accuracy: str, in_network: bool = False) -> Chosen | None:
+    """What `chosen` finds on the disk or in this process, among all algorithms; nothing is chosen."""
+    key = _key(problem, machine, accuracy, None, in_network)
+    return _known.get(key) or _read(key, problem, machine)
+
+
+def _read(key: str, problem: Problem, machine: Machine) -> Chosen | None:
+    found = cache.read(key)
+    if found is None:
+        return None
+    try:
+        values = json.loads(found[0])
+        schedule, why = Schedule.from_json(values["schedule"]), str(values["why"])
+    except (ValueError, KeyError, TypeError, SevenLoopsError):
+        return None  # a file of another version
+    return (schedule, why) if check_schedule(problem, schedule, machine) is None else None
+
+
+def _key(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, in_network: bool) -> str:
+    asked = [str(problem), repr(machine), accuracy, str(algorithm), str(in_network)]
+    text = "\n".join(["choice", *asked, ",".join(ALGORITHMS), _state(records.generation, records.path())])
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+@functools.lru_cache(maxsize=8)
+def _state(generation: int, path: Path) -> str:
+    """Stands for the tuned records and for the sources of the model, which are those of the kernels and few more."""
+    digest = hashlib.sha256(build_digest().encode())
+    package = Path(__file__).resolve().parent.parent
+    for file in (*sorted(package.glob("*.py")), records.SHIPPED, path):
+        digest.update(file.read_bytes() if file.exists() else b"none")
+    return digest.hexdigest()

@@ -255,6 +255,11 @@ def test_the_real_lab() -> None:
             lab.compare([schedules[0]], bad, rounds=1, limit_s=5)
 
 
+def test_a_slice_of_channels_is_tuned() -> None:
+    (record,) = tune([conv("mb1 ic8 ih6 iw6 oc16 kh1 kw1 yp40")], algorithms=["naive"], budget_s=1)
+    assert record.results[0].error < 3e-6
+
+
 def test_a_real_problem_is_tuned() -> None:
     record = tune([SMALL], algorithms=["direct"], budget_s=0.5)[0]
     assert record.results[0].error < 3e-6 and record.untuned_s > 0

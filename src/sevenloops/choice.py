@@ -38,7 +38,17 @@ from .problem import ConvProblem, Problem
 from .records import Record, Result, Trial
 from .schedule import Schedule
 
-__all__ = ["ACCURACIES", "Candidate", "Choice", "candidates", "check_accuracy", "choose", "forced", "model_digest"]
+__all__ = [
+    "ACCURACIES",
+    "Candidate",
+    "Choice",
+    "candidates",
+    "check_accuracy",
+    "choose",
+    "chosen_as",
+    "forced",
+    "model_digest",
+]
 
 Floats = npt.NDArray[np.float64]
 #: "fast" allows every algorithm inside the error bound of its row, "strict" those that sum up as the definition does.
@@ -124,6 +134,12 @@ def _allowed(problem: Problem, accuracy: str) -> list[Algorithm]:
     return rows
 
 
+def chosen_as(problem: Problem) -> Problem:
+    """The problem under which a choice is made: where the output lies makes no difference, but for transposed
+    convolutions, which see phases as channels only when it is dense."""
+    return problem.dense if isinstance(problem, ConvProblem) and not problem.transposed else problem
+
+
 def choose(
     problem: Problem, machine: Machine, *, accuracy: str = "fast", algorithm: str | None = None, in_network: bool = False
 ) -> Choice:
@@ -132,9 +148,7 @@ def choose(
     Raises `Unsupported` if no algorithm computes it, or not the one given; `ProblemError` for another accuracy.
     """
     check_accuracy(accuracy)
-    if isinstance(problem, ConvProblem) and not problem.transposed:  # transposed sees phases as channels only when dense
-        problem = problem.dense
-    return _choose(problem, machine, accuracy, algorithm, in_network, records.generation, records.path())
+    return _choose(chosen_as(problem), machine, accuracy, algorithm, in_network, records.generation, records.path())
 
 
 @functools.lru_cache(maxsize=4096)

@@ -23,6 +23,7 @@ import numpy as np
 
 from . import records
 from .algorithms import ALGORITHMS
+from .choice import chosen_as
 from .errors import GraphError
 from .graph.ir import Graph
 from .machine import Machine
@@ -145,7 +146,7 @@ class _Trial:
         for problem in dict.fromkeys(step.problem for step in self.base.plan(self.shapes).steps):
             if not isinstance(problem, (ConvProblem, GemmProblem)):
                 continue
-            plain = problem.dense if isinstance(problem, ConvProblem) and not problem.transposed else problem
+            plain = chosen_as(problem)
             record = records.find(plain, machine)
             if record is None or (record.trial and not again and record.cpu == machine.name):
                 continue

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..choice import chosen_as
 from ..graph.ir import Graph
 from ..graph.lower import lower
 from ..graph.lowering import Step
@@ -95,10 +96,11 @@ def limits(machine: Machine, threads: int) -> tuple[float | None, float | None]:
 
 
 def problems(graph: Graph, sizes: Mapping[str, tuple[int, ...]] | None = None) -> list[Problem]:
-    """The distinct convolutions and products that a session computes for a graph, in order; nothing is compiled.
+    """The distinct convolutions and products that a session chooses schedules for, in order; nothing is compiled.
 
     Raises `GraphError` for sizes that do not fit or are missing.
     """
     lowered = lower(optimise(infer(graph, sizes or {})))
-    found = [step.problem for step in lowered.steps if isinstance(step, Step)]
-    return list(dict.fromkeys(problem for problem in found if isinstance(problem, (ConvProblem, GemmProblem))))
+    steps = [step.problem for step in lowered.steps if isinstance(step, Step)]
+    found = [problem for problem in steps if isinstance(problem, (ConvProblem, GemmProblem))]
+    return list(dict.fromkeys(chosen_as(problem) for problem in found))

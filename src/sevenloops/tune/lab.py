@@ -135,7 +135,9 @@ class _Room:
     def __init__(self, problem: Problem, machine: Machine) -> None:
         self.problem, self.machine = problem, machine
         self.inputs: Inputs = make_inputs(problem, 0)
-        self.out = aligned_empty(problem.y_shape, problem.dtype)
+        channels = problem.y_shape[-1]
+        pitch = getattr(problem, "out_pitch", 0) or channels
+        self.out = aligned_empty((*problem.y_shape[:-1], pitch), problem.dtype)[..., :channels]
         self.reference = functools.lru_cache(maxsize=1)(lambda: reference_output(problem, self.inputs))
         self.calls: dict[Schedule, BoundCall] = {}
         self.packed: dict[Any, Any] = {}

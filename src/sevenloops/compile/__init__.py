@@ -13,7 +13,7 @@ from ..machine import Machine, MachineError
 from ..problem import Problem
 from ..schedule import Schedule
 from .build import KernelImage
-from .chosen import chosen, kept
+from .choices import chosen, kept
 from .kernel import BoundCall, Kernel, Packed
 from .workers import TIME_LIMIT_S, compile_all
 

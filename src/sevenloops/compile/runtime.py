@@ -94,6 +94,11 @@ def load(image: KernelImage, threads: int) -> LoadedKernel:
     """Bring a kernel into this process, for at most `threads` threads."""
     with _LOCK:  # LLVM's linker is not safe for several threads, and two could start two runtimes
         code = _ready(image, Machine.host(), _runtime())
+    return called(image, code, threads)
+
+
+def called(image: KernelImage, code: Code, threads: int) -> LoadedKernel:
+    """The functions of a kernel whose code is ready to run."""
     ctypes.c_int32.from_address(code.address(f"{image.name}_threads")).value = threads
     functions = []
     for name, count in ((f"{image.name}_run", len(image.buffers)), (f"{image.name}_pack", len(image.pack_buffers))):

@@ -159,11 +159,20 @@ def bench_gemm(
 def bench_accuracy(
     kernels: Annotated[str, typer.Option("--kernels", help="Comma-separated sizes of square kernels.")] = "3,5",
     channels: Annotated[str, typer.Option("--channels", help="Comma-separated numbers of input channels.")] = "64,256,512",
+    networks: Annotated[str, typer.Option(help="Instead, whole networks with commas between, or `all`.")] = "none",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
 ) -> None:
-    """Measure rounding errors against float64: every algorithm, and Winograd with every tile and set of points."""
-    from .accuracy import accuracy_command
+    """Measure rounding errors against float64: every algorithm, and Winograd with every tile and set of points.
 
+    With --networks, the errors of whole networks in both accuracies; a network beyond a bound is an error.
+    """
+    from ..bench.network_bench import NETWORKS
+    from .accuracy import accuracy_command, network_accuracy_command
+    from .bench import split_names
+
+    names = NETWORKS if networks == "all" else split_names(networks)
+    if names:
+        raise typer.Exit(0 if network_accuracy_command(names, markdown) else 1)
     accuracy_command(numbers("kernels", kernels), numbers("channels", channels), markdown)
 
 

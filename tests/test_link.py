@@ -163,7 +163,7 @@ def test_a_kept_schedule_that_does_not_fit_is_not_used(own_cache: Path, monkeypa
     forget(monkeypatch)
     wrong = Schedule("direct", nothing=1) if good[0].algorithm != "direct" else Schedule("im2col", nothing=1)
     header = json.dumps({"schedule": wrong.to_json(), "why": "a test"})
-    key = choices._key(SMALL, Machine.host(), "fast", None)
+    key = choices._key(SMALL, Machine.host(), "fast", None, False)
     cache.write(key, header, b"", problem=str(SMALL), algorithm="(choice)")
     assert choices.kept(SMALL, Machine.host(), "fast") is None
 

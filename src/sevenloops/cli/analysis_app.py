@@ -46,7 +46,7 @@ def count(
     shape: Shape = None,
     training: Annotated[str | None, typer.Option(help="Batches, with commas: also the memory of training.")] = None,
     optimizer: Annotated[str, typer.Option(help="For --training: sgd, momentum or adam.")] = "momentum",
-    devices: Annotated[bool, typer.Option("--devices", help="Also the least time on other devices, predicted.")] = False,
+    devices: Annotated[bool, typer.Option("--devices", help="Also the roofline's prediction for other devices.")] = False,
     json: Json = False,
 ) -> None:
     """Count parameters, multiply-adds and bytes of every layer, without running anything."""

@@ -7,6 +7,7 @@ import itertools
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,15 @@ def test_extras_that_are_to_be_installed_exist() -> None:
             assert set(names.split(",")) <= known_extras, f"{page.name}: {names}"
 
 
+def test_the_guide_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is made; what goes into it is held to pyproject.toml by the test above."""
+    monkeypatch.chdir(tmp_path)
+    make, install = [words for words in shell_lines(ROOT / "docs" / "profiling.md") if words[0] != "sevenloops"]
+    assert make[:3] == ["python3", "-m", "venv"] and install[1:2] == ["install"]
+    subprocess.run([sys.executable, *make[1:], "--without-pip"], check=True)
+    assert (tmp_path / install[0]).parent.is_dir()
+
+
 def test_the_guide_runs_from_end_to_end(folder: Path, little: None) -> None:
     for package in ("matplotlib", "plotly"):
         pytest.importorskip(package)
@@ -189,6 +199,8 @@ def test_the_guide_runs_from_end_to_end(folder: Path, little: None) -> None:
     assert len(lines) >= 10
     for words in lines:
         arguments = [SMALLER.get(word, word) for word in words]
-        result = CliRunner().invoke(app, arguments + (["--size", "64", "--no-peers"] if words[0] == "ladder" else []))
+        result = CliRunner().invoke(
+            app, arguments + (["--size", "64", "--no-peers", "--rounds", "1"] if words[0] == "ladder" else [])
+        )
         assert result.exit_code == 0, (words, result.stderr, result.exception)
     assert {path.name for path in folder.iterdir()} >= {"report.html", "trace.json", "filters.png", "maps.svg"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from sevenloops import records
 from sevenloops.bench import runner as bench_runner
 from sevenloops.cli import problems
 from sevenloops.cli.bench import split_names
@@ -70,7 +71,8 @@ def test_compile_fills_the_cache() -> None:
     assert status == 2 and "no problem was given" in errors
 
 
-def test_tune_and_the_records(tmp_path: Path) -> None:
+def test_tune_and_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "path", lambda: tmp_path / "tuned.jsonl")  # not those of whoever runs the tests
     problem = "mb1 ic4 ih8 iw6 oc5 kh3 kw3"
     own = json.dumps({"algorithm": "naive"})
     status, text, _ = run("tune", problem, "--algorithm", "naive", "--budget", "1", "--schedule", own)

@@ -7,9 +7,13 @@ from typer.testing import CliRunner
 
 import sevenloops
 from sevenloops.cli.main import app
-from sevenloops.compile.explain import hot_loop
+from sevenloops.compile import resolve_schedule
+from sevenloops.compile.build import lowered_text
+from sevenloops.compile.explain import hot_loop, loop_nest
 from sevenloops.compile.picture import gemm_picture
+from sevenloops.compile.workers import run_job
 from sevenloops.descriptor import parse_problem
+from sevenloops.machine import Machine
 
 SMALL = "mb1 ic8 ih6 iw6 oc5 kh3 kw3"
 
@@ -54,8 +58,52 @@ def test_the_hot_loop_counts_what_is_in_it() -> None:
     *body, last = hot_loop(assembly)
     assert body[0] == ".L1:" and len(body) == 5
     assert last == (
-        "= 2 multiply-adds, 2 instructions with a memory operand, 4 vector registers, 1 accesses to the stack (spills)"
+        "= 4 instructions: multiply-adds 2, with a memory operand 2, of which on the stack (spills) 1; vector registers 4"
     )
+
+
+def test_the_hot_loop_is_not_the_transform() -> None:
+    """More multiply-adds, among other instructions and stores, are not where the products are."""
+    other = "\tvaddps %zmm1, %zmm2, %zmm3\n\tvmovups %zmm3, (%rdi)\n\tvfmadd231ps %zmm1, %zmm2, %zmm3\n"
+    text = ".L1:\n" + 9 * other + "\tjne .L1\n.L2:\n" + 4 * "\tvfmadd231ps (%rsi), %zmm2, %zmm3\n" + "\tjne .L2\n"
+    assert hot_loop(text)[0] == ".L2:"
+
+
+@pytest.mark.parametrize(
+    ("text", "algorithm", "isa"),
+    [
+        ("mb1 ic64 ih14 iw14 oc64 kh3 kw3 ph1 pw1", "direct", "avx512"),
+        ("mb1 ic64 ih14 iw14 oc64 kh3 kw3 ph1 pw1", "direct", "avx2"),
+        ("mb1 ic64 ih14 iw14 oc64 kh3 kw3 ph1 pw1", "direct", "neon"),
+        ("mb1 ic64 ih14 iw14 oc64 kh3 kw3 ph1 pw1", "winograd", "avx2"),
+        ("mb1 g32 ic32 ih14 iw14 oc32 kh3 kw3 ph1 pw1", "depthwise", "avx2"),
+        ("gemm m64 n64 k64", "gemm", "avx2"),
+        ("gemm m64 n64 k64", "gemm", "sse4"),
+    ],
+)
+def test_the_hot_loop_has_the_multiply_adds_of_the_schedule(text: str, algorithm: str, isa: str) -> None:
+    """A vector for each lane-wide piece of the tile, as often as it is unrolled; a depthwise one for each of nine taps."""
+    problem, machine = parse_problem(text), Machine.described(isa)
+    schedule, _ = resolve_schedule(problem, algorithm, None, machine)
+    *body, last = hot_loop(run_job(lowered_text, problem, schedule, machine)["assembly"])
+    params = {name: int(value) for name, value in schedule.params.items() if isinstance(value, int)}
+    rows = params["tile_tiles"] if algorithm == "winograd" else params["tile_pixels"] * params.get("tile_rows", 1)
+    sums = rows * params["tile_channels"] // machine.lanes
+    assert f"multiply-adds {sums * (9 if algorithm == 'depthwise' else params['unroll'])}, " in last
+    registers = int(last.split()[-1])
+    assert sums < registers <= machine.vector_registers
+    if isa.startswith("avx"):  # each of them, and no other, is in the loop's text
+        assert registers == len({word.strip(",()")[1:] for op in body for word in op.split() if "mm" in word[:4]})
+
+
+def test_names_that_a_worker_has_met_before_are_read_as_written() -> None:
+    text = "produce out$1 {\n for (out$1.s0.x, 0, 4) {\n  allocate a$2[float32 * 4]\n  allocate a[float32 * 4]\n"
+    assert loop_nest(text) == [
+        "produce out",
+        " for (out.s0.x, 0, 4)",
+        "  allocate a$2[float32 * 4]",
+        "  allocate a[float32 * 4]",
+    ]
 
 
 def test_every_algorithm_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sevenloops.cli.main import app
+from sevenloops.compile.explain import loop_nest
 from sevenloops.errors import CompileError, KernelError
 from sevenloops.inputs import largest_error, make_inputs, reference_output
 from sevenloops.ladder import CONV, CONV_CASES, GEMM, LADDERS, LadderError, Options, Rung, measure, own_rung, rungs_named
@@ -143,7 +144,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert "ramp" in rung_text(rung, GemmProblem(64, 64, 8))["loops"]
     path.write_text(GEMM["tile6x16"].code(), encoding="utf-8")  # the file is read again, not remembered
     for _ in range(2):  # and the compiler's process does not number its names
-        assert "allocate sums[float32 * 16 * 6]" in rung_text(rung, GemmProblem(64, 64, 9))["loops"]
+        assert "   allocate sums[float32 * 16 * 6]" in loop_nest(rung_text(rung, GemmProblem(64, 64, 9))["loops"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import statistics
@@ -73,6 +74,9 @@ def test_medians_spreads_and_shares() -> None:
     assert whole.compute_share(layer) == pytest.approx(1 / 3) and whole.bandwidth_share(layer) == pytest.approx(1 / 30)
     assert (whole.bound(layer), whole.bound(other)) == ("compute", "memory")
     assert whole.coverage == pytest.approx(1e-4 / 2e-4) and whole.overhead == pytest.approx(0.05)
+    assert whole.overhead_quartiles == pytest.approx((0.05, 0.1))
+    # 80, 90, 110, 100, 160 us of steps in 210, 200, 300, 220, 210
+    assert whole.around_s == pytest.approx(1.2e-4)
     unmeasured = replace(whole, peak_gflops=None)
     assert unmeasured.compute_share(layer) is None and unmeasured.bound(layer) == ""
 
@@ -105,7 +109,7 @@ def test_json_csv_and_the_trace(found: Profile) -> None:
     assert [row["name"] for row in rows] == [layer.name for layer in found.layers]
     assert [float(row["median_s"]) for row in rows] == [layer.seconds for layer in found.layers]
     assert {row["shape"] for row in rows} >= {"1x16x16x16"}
-    events = json.loads(json.dumps(as_trace(found)))["traceEvents"]
+    events = json.loads(json.dumps(as_trace(found), allow_nan=False))["traceEvents"]
     steps = [event for event in events if event.get("tid") == 2 and event["ph"] == "X"]
     runs = [event for event in events if event.get("tid") == 1 and event["ph"] == "X"]
     assert len(steps) == 5 * len(found.layers) and len(runs) == 5
@@ -113,6 +117,39 @@ def test_json_csv_and_the_trace(found: Profile) -> None:
         run = next(r for r in runs if r["ts"] <= event["ts"] < r["ts"] + r["dur"])
         assert event["ts"] + event["dur"] <= run["ts"] + run["dur"] * (1 + 1e-9) and event["args"]["name"] == event["name"]
     assert sum(event["dur"] for event in steps) == pytest.approx(1e6 * sum(sum(row.times_s) for row in found.layers))
+
+
+def check_event(event: dict[str, Any]) -> None:
+    """By the Trace Event Format (Google, 2016), as Perfetto's JSON importer reads it: what each phase must have."""
+    assert isinstance(event["pid"], int) and isinstance(event["name"], str) and event["name"]
+    if event["ph"] == "M":  # metadata: a name for a process or a thread
+        assert event["name"] in ("process_name", "thread_name") and isinstance(event["tid"], int)
+        assert set(event["args"]) == {"name"} and isinstance(event["args"]["name"], str)
+        return
+    assert isinstance(event["ts"], (int, float)) and event["ts"] >= 0  # microseconds
+    if event["ph"] == "X":  # complete: begins at ts, takes dur
+        assert isinstance(event["dur"], (int, float)) and event["dur"] >= 0 and isinstance(event["tid"], int)
+        assert isinstance(event["cat"], str) and isinstance(event.get("args", {}), dict)
+    else:  # a counter: a number for each series
+        assert event["ph"] == "C" and event["args"] and all(isinstance(n, (int, float)) for n in event["args"].values())
+
+
+def test_the_trace_is_what_perfetto_reads(found: Profile) -> None:
+    text = json.dumps(as_trace(found), allow_nan=False)  # JSON has no NaN
+    document = json.loads(text)
+    assert document["displayTimeUnit"] in ("ms", "ns") and isinstance(document["otherData"], dict)
+    events = document["traceEvents"]
+    for event in events:
+        check_event(event)
+    assert {event["ph"] for event in events} == {"M", "X", "C"}
+    named = {event["tid"] for event in events if event["name"] == "thread_name"}
+    slices = [event for event in events if event["ph"] == "X"]
+    assert {event["tid"] for event in slices} == named and len({event["pid"] for event in events}) == 1
+    for thread in named:  # slices of a thread may nest, and must not cross: here one ends before the next begins
+        mine = sorted((event["ts"], event["ts"] + event["dur"]) for event in slices if event["tid"] == thread)
+        assert all(end <= begin * (1 + 1e-12) + 1e-9 for (_, end), (begin, _) in itertools.pairwise(mine))
+    with pytest.raises((KeyError, AssertionError)):
+        check_event({"ph": "X", "pid": 1, "tid": 1, "ts": 0.0, "name": "no duration"})
 
 
 def test_the_steps_are_the_run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,9 @@ def test_predictions_are_floors_of_fused_layers() -> None:
     by_name = {device.name: predict(costs, device).seconds for device in DEVICES}
     assert by_name["NVIDIA A100 40 GB SXM"] < by_name["Intel Core i7-6700K"] < by_name["Raspberry Pi 4"]
     assert len(DEVICES) >= 12 and all(device.source for device in DEVICES)
+    for device in DEVICES:  # units x clock is what the data sheet says
+        quoted = re.search(r"\(([\d.]+) TFLOPS", device.source)
+        assert quoted is None or device.peak_gflops == pytest.approx(1000 * float(quoted[1]), rel=6e-3)
     measured = Machine.described(Machine.host().isa, peak_gflops_core=10.0, peak_gflops=20.0, bandwidth_gbs=5.0)
     here = this_machine(measured)
     assert here is not None and (here.peak_gflops, here.bandwidth_gbs, here.source) == (20.0, 5.0, "measured here")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +15,9 @@ from operands import Operands
 from problems import conv
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.algorithms.winograd_matrices import POINTS, matrices, points_of
+from sevenloops.compile.build import lowered_text
+from sevenloops.compile.explain import loop_nest
+from sevenloops.compile.workers import run_job
 from sevenloops.errors import ScheduleError
 from sevenloops.machine import Machine
 from sevenloops.schedule import Schedule
@@ -113,6 +118,24 @@ def test_macs_executed_by_hand() -> None:
     vgg = conv("mb1 ic256 ih56 iw56 oc256 kh3 kw3 ph1 pw1")
     even = schedule(block_rows=2, block_columns=14, tile_tiles=4, tile_channels=64)
     assert 4 * row.macs_executed(vgg, even) == vgg.macs
+
+
+def test_macs_executed_are_the_turns_of_the_loops() -> None:
+    """Counted in the code that Halide made: every turn of the loop over input channels has a tile of sums, unrolled."""
+    problem, machine = conv("mb1 ic32 ih30 iw26 oc128 kh3 kw3 ph1 pw1"), Machine.described("avx512")
+    chosen = ALGORITHMS["winograd"].schedules(problem, machine)[0]
+    nest = loop_nest(run_job(lowered_text, problem, chosen, machine)["loops"])
+    turns, around = 0, list[tuple[int, int]]()
+    for line in nest:
+        found = re.match(r"( *)(?:for|parallel) \(([\w.$]+), \d+, (\d+)\)", line)
+        indent = len(line) - len(line.lstrip())
+        around = [(level, extent) for level, extent in around if level < indent]
+        if found:
+            around.append((indent, int(found[3])))
+            if found[2].startswith("sums.s1.ic"):
+                turns += math.prod(extent for _, extent in around)
+    tile = int(chosen.params["tile_tiles"]) * int(chosen.params["tile_channels"]) * int(chosen.params["unroll"])
+    assert turns and turns * tile == ALGORITHMS["winograd"].macs_executed(problem, chosen) < problem.macs / 2
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """What a network would need on another device: a prediction from the roofline and data sheets, not a measurement.
 
 Every layer takes the longer of two times: its FLOP at the device's float32 peak, its unique bytes at the bandwidth of its
-memory. That is a floor: no library reaches data-sheet peaks, launches cost time, and small layers do not fill a large
-device. A layer whose operands stay in a cache can be faster than its bytes allow.
+memory. Runs take longer: no library reaches data-sheet peaks at the highest clock, launches cost time, and small layers do
+not fill a large device. Two things can be faster: a layer whose operands stay in a cache, and one by an algorithm that
+executes fewer multiply-adds than the definition has (Winograd).
 """
 
 from __future__ import annotations
@@ -33,27 +34,57 @@ class Device:
         return self.peak_gflops / self.bandwidth_gbs
 
 
-#: For processors: cores x base clock in GHz x FLOP a cycle; the channels of memory at their rated speed.
+#: Peaks are units x highest clock in GHz x FLOP a cycle (two for each unit, a multiply-add): that is how the vendors get
+#: theirs, and no clock is higher. Bandwidths are the vendors' or, for processors, channels x bytes x transfers.
 DEVICES: tuple[Device, ...] = (
-    Device("NVIDIA H200 SXM", 67_000, 4_800, "NVIDIA H200 data sheet: FP32, HBM3e"),
-    Device("NVIDIA H100 SXM", 67_000, 3_350, "NVIDIA H100 data sheet: FP32, HBM3"),
-    Device("NVIDIA A100 40 GB SXM", 19_500, 1_555, "NVIDIA A100 data sheet: FP32 without TF32, HBM2"),
-    Device("NVIDIA V100 SXM2", 15_700, 900, "NVIDIA V100 data sheet: single precision, HBM2"),
-    Device("NVIDIA T4", 8_100, 320, "NVIDIA T4 data sheet: single precision, GDDR6"),
-    Device("NVIDIA GeForce RTX 4090", 82_600, 1_008, "NVIDIA Ada white paper: FP32, GDDR6X"),
-    Device("NVIDIA GeForce RTX 3090", 35_600, 936, "NVIDIA GA102 white paper: FP32, GDDR6X"),
-    Device("AMD Instinct MI300X", 163_400, 5_300, "AMD MI300X data sheet: FP32 vector, HBM3"),
-    Device("AMD EPYC 7763", 64 * 2.45 * 32, 204.8, "AMD product page: 64 cores, 2.45 GHz, 8 x DDR4-3200; two 256-bit FMA"),
-    Device("Intel Xeon Platinum 8380", 40 * 2.3 * 64, 204.8, "Intel ARK: 40 cores, 2.3 GHz, 8 x DDR4-3200; two 512-bit FMA"),
-    Device("Intel Core i7-6700K", 4 * 4.0 * 32, 34.1, "Intel ARK: 4 cores, 4.0 GHz, 2 x DDR4-2133; two 256-bit FMA"),
-    Device("Raspberry Pi 5", 4 * 2.4 * 16, 17.1, "4 x Cortex-A76, 2.4 GHz, LPDDR4X-4267, 32 bit; two 128-bit FMA"),
-    Device("Raspberry Pi 4", 4 * 1.5 * 8, 12.8, "4 x Cortex-A72, 1.5 GHz, LPDDR4-3200, 32 bit; one 128-bit FMA"),
+    Device("NVIDIA H200 SXM", 16_896 * 1.98 * 2, 4_800, "NVIDIA H200 data sheet (67 TFLOPS FP32, 4.8 TB/s); 132 SM x 128"),
+    Device("NVIDIA H100 SXM", 16_896 * 1.98 * 2, 3_350, "NVIDIA H100 data sheet (67 TFLOPS FP32, 3.35 TB/s); 132 SM x 128"),
+    Device(
+        "NVIDIA A100 40 GB SXM",
+        6_912 * 1.41 * 2,
+        1_555,
+        "NVIDIA A100 data sheet 1758950 (19.5 TFLOPS FP32 without TF32, 1,555 GB/s)",
+    ),
+    Device("NVIDIA V100 SXM2", 5_120 * 1.53 * 2, 900, "NVIDIA V100 data sheet (15.7 TFLOPS single precision, 900 GB/s)"),
+    Device(
+        "NVIDIA T4", 2_560 * 1.59 * 2, 320, "NVIDIA T4 data sheet (8.1 TFLOPS single precision); 256 bit GDDR6, 10 Gbit/s"
+    ),
+    Device("NVIDIA GeForce RTX 4090", 16_384 * 2.52 * 2, 1_008, "NVIDIA Ada white paper (82.6 TFLOPS FP32, 1,008 GB/s)"),
+    Device("NVIDIA GeForce RTX 3090", 10_496 * 1.695 * 2, 936, "NVIDIA GA102 white paper (35.6 TFLOPS FP32, 936 GB/s)"),
+    Device(
+        "AMD Instinct MI300X",
+        304 * 128 * 2.1 * 2,
+        5_300,
+        "AMD MI300X data sheet (163.4 TFLOPS FP32 vector, 5.3 TB/s); 304 CU",
+    ),
+    Device(
+        "AMD EPYC 7763", 64 * 3.5 * 32, 204.8, "AMD product page: 64 cores, boost 3.5 GHz, 8 x DDR4-3200; two 256-bit FMA"
+    ),
+    Device(
+        "Intel Xeon Platinum 8380",
+        40 * 3.4 * 64,
+        204.8,
+        "Intel ARK: 40 cores, turbo 3.4 GHz, 8 x DDR4-3200; two 512-bit FMA",
+    ),
+    Device("Intel Core i7-6700K", 4 * 4.2 * 32, 34.1, "Intel ARK: 4 cores, turbo 4.2 GHz, 2 x DDR4-2133; two 256-bit FMA"),
+    Device(
+        "Raspberry Pi 5",
+        4 * 2.4 * 16,
+        17.1,
+        "raspberrypi.com: 4 x Cortex-A76, 2.4 GHz, 32 bit LPDDR4X-4267; two 128-bit FMA a cycle is Arm's, not checked",
+    ),
+    Device(
+        "Raspberry Pi 4",
+        4 * 1.5 * 8,
+        12.8,
+        "raspberrypi.com: 4 x Cortex-A72, 1.5 GHz, 32 bit LPDDR4-3200; one 128-bit FMA a cycle is Arm's, not checked",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A floor for one run on a device: seconds, and the share of them in layers that its memory binds."""
+    """The roofline's time of one run on a device: seconds, and the share of them in layers that its memory binds."""
 
     device: Device
     seconds: float

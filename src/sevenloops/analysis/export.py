@@ -12,6 +12,13 @@ from .profile import LayerProfile, Profile
 __all__ = ["as_csv", "as_dict", "as_trace", "layer_row"]
 
 
+#: What `Profile` computes for the whole network.
+DERIVED = (
+    "latency_s", "steps_s", "around_s", "coverage", "overhead", "overhead_quartiles", "product_share", "peak_bytes",
+    "fused", "missed",
+)  # fmt: skip
+
+
 def layer_row(profile: Profile, layer: LayerProfile) -> dict[str, Any]:
     """A layer's stored and derived figures, by name, as plain values; seconds, bytes, and shares from 0 to 1."""
     row = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer) if field.name != "times_s"}
@@ -30,7 +37,7 @@ def as_dict(profile: Profile) -> dict[str, Any]:
     """Everything, for JSON. Times of all runs are in it; derived figures are named in the docstrings of `Profile`."""
     document = dataclasses.asdict(profile)
     document["sizes"] = {name: list(shape) for name, shape in profile.sizes.items()}
-    for name in ("latency_s", "steps_s", "coverage", "overhead", "product_share", "peak_bytes", "fused", "missed"):
+    for name in DERIVED:
         document[name] = getattr(profile, name)
     document["bytes_are"] = "unique: every operand and result of a step once"
     document["kinds"] = [{**dataclasses.asdict(kind), "gflops": kind.gflops} for kind in profile.kinds()]

@@ -163,9 +163,25 @@ class Profile:
         return statistics.median([steps / run for steps, run in zip(sums, self.runs_s)])
 
     @property
+    def around_s(self) -> float:
+        """What a profiled run takes beside its steps: Python, which checks inputs and makes the arrays of the results."""
+        sums: list[float] = [sum(times) for times in zip(*(layer.times_s for layer in self.layers))]
+        return statistics.median([run - steps for run, steps in zip(self.profiled_s, sums)])
+
+    @property
     def overhead(self) -> float:
         """What profiling adds to a run, as a share of it; the median over the rounds."""
-        return statistics.median(profiled / run for profiled, run in zip(self.profiled_s, self.runs_s)) - 1
+        return float(np.median(self._overheads))
+
+    @property
+    def overhead_quartiles(self) -> tuple[float, float]:
+        """The quartiles of what profiling adds: where they lie on both sides of 0, it is less than runs differ."""
+        low, high = np.percentile(self._overheads, [25, 75])
+        return float(low), float(high)
+
+    @property
+    def _overheads(self) -> list[float]:
+        return [profiled / run - 1 for profiled, run in zip(self.profiled_s, self.runs_s)]
 
     @property
     def product_share(self) -> float:
@@ -240,20 +256,7 @@ def profile(
     if runs < 1:
         raise GraphError(f"runs must be at least 1, got {runs}")
     machine = machine or Machine.measured()
-    session.run(None, feeds)
-    whole: list[float] = []
-    profiled: list[float] = []
-    times: list[list[float]] = []
-    for at in range(runs):
-        for steps in (False, True) if at % 2 else (True, False):  # in turn, as the second of two is often the faster one
-            start = time.perf_counter()
-            if steps:
-                found = session.profile(feeds)
-                profiled.append(time.perf_counter() - start)
-                times.append([row.seconds for row in found])
-            else:
-                session.run(None, feeds)
-                whole.append(time.perf_counter() - start)
+    whole, profiled, times = _timed(session, feeds, runs)
     sizes = {name: tuple(np.shape(value)) for name, value in feeds.items()}
     plan = session.plan(sizes)
     peak, bandwidth = limits(machine, session.threads)
@@ -277,6 +280,27 @@ def profile(
         blocks=_blocks(plan),
         notes=plan.notes,
     )
+
+
+def _timed(
+    session: InferenceSession, feeds: Mapping[str, Any], runs: int
+) -> tuple[list[float], list[float], list[list[float]]]:
+    """Seconds of whole runs, of profiled ones, and of each step in these."""
+    whole: list[float] = []
+    profiled: list[float] = []
+    times: list[list[float]] = []
+    session.run(None, feeds)
+    for at in range(runs):
+        for steps in (False, True) if at % 2 else (True, False):  # in turn, as the second of two is often the faster one
+            start = time.perf_counter()
+            if steps:
+                found = session.profile(feeds)
+                profiled.append(time.perf_counter() - start)
+                times.append([row.seconds for row in found])
+            else:
+                session.run(None, feeds)
+                whole.append(time.perf_counter() - start)
+    return whole, profiled, times
 
 
 def _counted(session: InferenceSession, plan: Plan, sizes: Mapping[str, tuple[int, ...]]) -> tuple[int | None, int | None]:

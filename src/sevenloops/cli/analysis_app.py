@@ -46,7 +46,7 @@ def count(
     shape: Shape = None,
     training: Annotated[str | None, typer.Option(help="Batches, with commas: also the memory of training.")] = None,
     optimizer: Annotated[str, typer.Option(help="For --training: sgd, momentum or adam.")] = "momentum",
-    devices: Annotated[bool, typer.Option("--devices", help="Also the least time on other devices, predicted.")] = False,
+    devices: Annotated[bool, typer.Option("--devices", help="Also the roofline's prediction for other devices.")] = False,
     json: Json = False,
 ) -> None:
     """Count parameters, multiply-adds and bytes of every layer, without running anything."""
@@ -70,15 +70,16 @@ def report(
     accuracy: Accuracy = "fast",
     against: Annotated[str, typer.Option(help="Engines to time beside, comma-separated; or none.")] = "none",
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="The loop nest of every kernel.")] = True,
-    picture: Annotated[list[Path] | None, typer.Option(help="A PNG or SVG to show too, as of `ladder --plot`.")] = None,
+    ladder: Annotated[list[Path] | None, typer.Option(help="A climb to chart too: a file of `ladder --output`.")] = None,
+    picture: Annotated[list[Path] | None, typer.Option(help="A PNG or SVG to show too, as of `--access-plot`.")] = None,
 ) -> None:
     """Write one page that explains where a network's time goes: roofline, table, charts, filters, kernels."""
     from .analysis import load
     from .bench import split_names
-    from .report import report_command
+    from .report import Extras, report_command
 
-    loaded = load(model, batch, shape or [], threads, accuracy)
-    report_command(loaded, output, runs, split_names(against), kernels, picture or [])
+    extras = Extras.read(split_names(against), kernels, ladder or [], picture or [])
+    report_command(load(model, batch, shape or [], threads, accuracy), output, runs, extras)
 
 
 @analysis_app.command("filters")

@@ -104,11 +104,11 @@ def _training(rows: Sequence[TrainingMemory]) -> Table:
 
 def _devices(rows: Sequence[Prediction]) -> Table:
     table = Table(
-        title="predictions, not measurements: no run can be faster on data-sheet speeds (roofline, float32)",
+        title="predictions, not measurements: the roofline at data-sheet speeds (float32, no Winograd, no caches)",
         title_justify="left",
     )
     table.add_column("device")
-    for name in ("GFLOP/s", "GB/s", "at least, ms", "% bound by memory"):
+    for name in ("GFLOP/s", "GB/s", "predicted, ms", "% bound by memory"):
         table.add_column(name, justify="right")
     table.add_column("source", overflow="fold")
     for row in rows:

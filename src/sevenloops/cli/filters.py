@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..analysis.pictures import FirstLayer, feature_maps, filter_tiles, first_layer, grid, layer_names, scaled
+from ..analysis.pictures import FirstLayer, feature_maps, filter_tiles, first_layer, grid, scaled
 from ..classify import Network, feeds_of, is_file, load_graph, load_network, read_photo
 from ..errors import GraphError
 from ..report.pictures import save
@@ -34,7 +34,7 @@ def filters_command(
     save(output, grid([scaled(one) for one in maps]))
     print(f"{output}: {name}, {maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}, from {image}")
     if layer is None:
-        print(f"--layer takes: {', '.join(layer_names(network.graph))}")
+        print("--layer draws another: a name that `sevenloops count` lists")
 
 
 def _filters(model: str, weights: Path | None) -> FirstLayer:

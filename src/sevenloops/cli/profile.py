@@ -51,9 +51,11 @@ def _print(out: Console, found: Profile) -> None:
     )
     if found.params is not None and found.macs is not None:
         out.print(f"{found.params:,} parameters, {found.macs:,} multiply-adds in the model's own layers")
+    low, high = found.overhead_quartiles
     out.print(
         f"convolutions and fully connected layers take {100 * found.product_share:.1f} % of the time; "
-        f"the steps are {100 * found.coverage:.1f} % of a whole run; profiling adds {100 * found.overhead:.1f} %"
+        f"the steps are {100 * found.coverage:.1f} % of a whole run; profiling adds {100 * found.overhead:.1f} % "
+        f"(quartiles {100 * low:.1f} and {100 * high:.1f})"
     )
     out.print(
         f"memory: arena {mib(found.arena_bytes)} MiB, most values alive at once {mib(found.peak_bytes)} MiB, "
@@ -96,6 +98,9 @@ def _layers(found: Profile) -> Table:
             _percent(found.compute_share(layer), bound == "compute") if layer.macs else "",
             _percent(found.bandwidth_share(layer), bound == "memory"),
         )
+    table.add_section()
+    share = f"{100 * found.around_s / found.steps_s:.1f}"
+    table.add_row("around the steps", "", "Python", *[""] * 5, f"{1e6 * found.around_s:.0f}", "", f"+ {share}", *[""] * 3)
     return table
 
 

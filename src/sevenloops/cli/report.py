@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,33 +14,50 @@ from ..bench.network_bench import run_networks
 from ..bench.report import write_atomically
 from ..bench.runner import BenchError, Options
 from ..errors import GraphError
-from ..report import report_page
+from ..report import Chart, report_page
 from ..report.charts import plotly
+from ..report.ladder import ladder_charts, read_ladder
 from ..report.pictures import file_uri
 from .analysis import Loaded
 from .profile import measure_profile
 
-__all__ = ["report_command"]
+__all__ = ["Extras", "report_command"]
 
 
-def report_command(
-    loaded: Loaded, output: Path, runs: int, against: Sequence[str], kernels: bool, pictures: Sequence[Path]
-) -> None:
+@dataclass(frozen=True)
+class Extras:
+    """What a page has beside the profile: other engines, loop nests, charts of ladders, pictures."""
+
+    against: tuple[str, ...]
+    kernels: bool
+    charts: tuple[Chart, ...]
+    pictures: tuple[Path, ...]
+
+    @classmethod
+    def read(cls, against: Sequence[str], kernels: bool, ladders: Sequence[Path], pictures: Sequence[Path]) -> Extras:
+        """Raises `ReportError` for files that are no ladders or pictures and without plotly, `OSError`: before measuring."""
+        plotly()
+        for path in pictures:
+            file_uri(path)
+        charts = [chart for at, path in enumerate(ladders) for chart in ladder_charts(read_ladder(path), at)]
+        return cls(tuple(against), kernels, tuple(charts), tuple(pictures))
+
+
+def report_command(loaded: Loaded, output: Path, runs: int, extras: Extras) -> None:
     """Measure, compare with other engines if any are asked for, and write the page."""
     if not output.absolute().parent.is_dir():  # better now than after measuring
         raise BenchError(f"cannot write {output}: its folder does not exist")
-    plotly()
-    for path in pictures:
-        file_uri(path)
-    options = Options(tuple(against), loaded.session.threads, rounds=3, slice_s=0.1, accuracy=loaded.session.accuracy)
+    options = Options(extras.against, loaded.session.threads, rounds=3, slice_s=0.1, accuracy=loaded.session.accuracy)
     profile = measure_profile(loaded, runs)
-    peers = _peers(loaded, options) if against else None
+    peers = _peers(loaded, options) if extras.against else None
     texts: dict[str, str] = {}
-    if kernels:
+    if extras.kernels:
         with Console(stderr=True).status("") as status:
             plan = loaded.session.plan(loaded.case.sizes)
             texts = kernel_texts(plan, lambda done, total: status.update(f"loop nests: {done} of {total}"))
-    page = report_page(profile, kernels=texts, filters=_filters(loaded), peers=peers, pictures=pictures)
+    page = report_page(
+        profile, kernels=texts, filters=_filters(loaded), peers=peers, charts=extras.charts, pictures=extras.pictures
+    )
     write_atomically(output, page)
     print(f"{output}: {len(profile.layers)} steps, {len(page) / 2**20:.1f} MiB")
 

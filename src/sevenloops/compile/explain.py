@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -133,17 +134,46 @@ def _verdict(kernel: Kernel, offers: Sequence[Candidate]) -> str:
 
 
 def loop_nest(text: str) -> list[str]:
-    """The loops, allocations and stores of Halide's lowered code, without its bookkeeping."""
+    """The loops, allocations and stores of Halide's lowered code, without its bookkeeping.
+
+    A worker that has met a name before calls it `sums$1`; the number is left out where it tells nothing apart.
+    """
     kept = []
     for line in text.splitlines():
         stripped = line.strip()
         if re.match(r"(produce|consume|for|parallel|unrolled|vectorized|allocate|realize)\b", stripped):
             kept.append(line.rstrip(" {"))
-    return kept
+    names = set(re.findall(r"(?:produce|allocate|realize) ([\w$]+)", "\n".join(kept)))
+    bases = Counter(name.split("$")[0] for name in names)
+    plain = {name: name.split("$")[0] for name in names if bases[name.split("$")[0]] == 1}
+    return [re.sub(r"[\w$]+", lambda found: plain.get(found[0], found[0]), line) for line in kept]
+
+
+#: A product that is added up: fused, or (SSE) the multiplication in front of an addition.
+_MULTIPLY_ADD = re.compile(r"vfn?m(add|sub)|v?mul[ps][sd]\b|(fml[as]|fmul)\b")
+_STORE, _STACK = re.compile(r"v?mov\w+ %[xyz]mm\d+,.*\(|st[rp1]\b"), re.compile(r"\(%[re]sp|\[sp\b")
 
 
 def hot_loop(assembly: str) -> list[str]:
-    """The basic block with the most multiply-adds, and what is in it."""
+    """The basic block in which most multiply-adds run, and what is in it.
+
+    How often a block runs does not stand in the code. A loop that sums up products does little else and stores nothing,
+    while a transform of Winograd may have more multiply-adds, among hundreds of additions, moves and stores.
+    """
+    best = max(_blocks(assembly), key=_weight)
+    code = [op for op in best if not op.endswith(":")]
+    registers = {int(number) for op in code for number in re.findall(r"(?:[xyz]mm|\b[vq])(\d+)\b", op)}
+    loads = sum(bool(re.search(r"\(|\[(x|sp)", op)) and not op.startswith("lea") for op in code)
+    stack = sum(bool(_STACK.search(op)) for op in code)
+    return [
+        *best,
+        f"= {len(code)} instructions: multiply-adds {_multiply_adds(best)}, with a memory operand {loads}, of which on the "
+        f"stack (spills) {stack}; vector registers {len(registers)}",
+    ]
+
+
+def _blocks(assembly: str) -> list[list[str]]:
+    """Runs of instructions without a label or a jump inside; a label is the first line of its block."""
     blocks: list[list[str]] = [[]]
     for line in assembly.splitlines():
         code = line.split("#")[0].rstrip()
@@ -151,15 +181,16 @@ def hot_loop(assembly: str) -> list[str]:
             blocks.append([code])
         elif code.startswith("\t") and not code.startswith("\t."):
             blocks[-1].append(code.replace("\t", " ").strip())
-            if re.match(r"\tj\w+\s", code):
+            if re.match(r"\t(j\w+|b\.\w+|cbn?z)\s", code):
                 blocks.append([])
-    count = lambda block: sum(bool(re.match(r"vfn?m(add|sub)|fmla|mulps|vmulps", op)) for op in block)  # noqa: E731
-    best = max(blocks, key=count)
-    registers = {r for op in best for r in re.findall(r"[xyz]mm\d+|\bv\d+\b", op)}
-    loads = sum("(" in op and not op.startswith("lea") for op in best)
-    spilled = sum(bool(re.search(r"\(%[re]sp|\[sp\b", op)) for op in best)
-    return [
-        *best,
-        f"= {count(best)} multiply-adds, {loads} instructions with a memory operand, {len(registers)} vector registers, "
-        f"{spilled} accesses to the stack (spills)",
-    ]
+    return blocks
+
+
+def _multiply_adds(block: Sequence[str]) -> int:
+    return sum(bool(_MULTIPLY_ADD.match(op)) for op in block)
+
+
+def _weight(block: Sequence[str]) -> float:
+    """Multiply-adds times their share of the instructions, for each vector that is stored (and one)."""
+    stores = sum(bool(_STORE.match(op)) and not _STACK.search(op) for op in block)
+    return _multiply_adds(block) ** 2 / max(1, len(block)) / (1 + stores)

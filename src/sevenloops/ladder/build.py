@@ -7,7 +7,6 @@ error code instead of writing where it must not.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,5 +116,4 @@ def file_image(text: str, rung: str, problem: Problem, machine: Machine, time_li
 def file_text(text: str, rung: str, problem: Problem, machine: Machine) -> dict[str, str]:
     """The loop nest (`"loops"`) and machine code (`"assembly"`) of a file for a problem. Raises `CompileError`."""
     found: dict[str, str] = run_job(_text, text, rung, problem, machine)
-    # A worker that has met a name before calls it `sums$1`.
-    return {**found, "loops": re.sub(r"(?<=\w)\$\d+", "", found["loops"])}
+    return found

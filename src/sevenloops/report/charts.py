@@ -10,11 +10,15 @@ from typing import Any
 from ..analysis.profile import Block, LayerProfile, Profile
 from ..errors import SevenLoopsError
 
-__all__ = ["COLOURS", "Chart", "ReportError", "plotly", "profile_charts"]
+__all__ = ["BAR", "COLOURS", "INK", "Chart", "ReportError", "figure_with", "plotly", "profile_charts"]
 
 #: Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#b8a800")
 HEIGHT = 420
+#: The width of a bar, of the distance to the next. Without it a trace takes the least distance of its own bars.
+BAR = 0.9
+#: Marks a line that the page draws in the colour of its text.
+INK = "ink"
 
 
 class ReportError(SevenLoopsError, RuntimeError):
@@ -49,11 +53,13 @@ def profile_charts(profile: Profile, peers: Mapping[str, float] | None = None) -
     return [*charts, _peers(peers)] if peers else charts
 
 
-def _figure(x: str, y: str, **layout: Any) -> Any:
+def figure_with(x: str, y: str, **layout: Any) -> Any:
+    """An empty figure with titles of its axes, in the style of the page."""
     objects = plotly()
     figure = objects.Figure()
     figure.update_layout(
         template="none",
+        font={"family": "system-ui, sans-serif"},
         height=HEIGHT,
         margin={"l": 64, "r": 16, "t": 16, "b": 64},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
@@ -66,8 +72,21 @@ def _figure(x: str, y: str, **layout: Any) -> Any:
     return figure
 
 
+def _group(layer: LayerProfile) -> str:
+    """What a colour says: the operator, of convolutions and products with the algorithm that was chosen."""
+    return f"{layer.op}, {layer.algorithm}" if layer.macs else layer.op
+
+
+def _groups(profile: Profile) -> dict[str, list[tuple[int, LayerProfile]]]:
+    """The layers with their places by group, the group that takes the most time first."""
+    found: dict[str, list[tuple[int, LayerProfile]]] = {}
+    for at, layer in enumerate(profile.layers):
+        found.setdefault(_group(layer), []).append((at, layer))
+    return dict(sorted(found.items(), key=lambda item: -sum(layer.seconds for _, layer in item[1])))
+
+
 def _palette(profile: Profile) -> dict[str, str]:
-    return {kind.op: COLOURS[at % len(COLOURS)] for at, kind in enumerate(profile.kinds())}
+    return {group: COLOURS[at % len(COLOURS)] for at, group in enumerate(_groups(profile))}
 
 
 def _hover(profile: Profile, layer: LayerProfile) -> str:
@@ -84,7 +103,7 @@ def _hover(profile: Profile, layer: LayerProfile) -> str:
 
 def _roofline(profile: Profile, peak: float, bandwidth: float) -> Chart:
     objects, palette = plotly(), _palette(profile)
-    figure = _figure("FLOP for each unique byte", "GFLOP/s")
+    figure = figure_with("FLOP for each unique byte", "GFLOP/s")
     shown = [layer for layer in profile.layers if layer.macs and layer.seconds]
     ridge = peak / bandwidth
     low = min([ridge / 8, *(layer.intensity for layer in shown)]) / 1.5
@@ -92,28 +111,35 @@ def _roofline(profile: Profile, peak: float, bandwidth: float) -> Chart:
     roof = {"x": [low, ridge, high], "y": [low * bandwidth, peak, peak]}
     figure.add_trace(
         objects.Scatter(
-            **roof, mode="lines", name=f"{bandwidth:.0f} GB/s, {peak:.0f} GFLOP/s", hoverinfo="skip", line={"width": 3}
+            **roof,
+            mode="lines",
+            name=f"{bandwidth:.0f} GB/s, {peak:.0f} GFLOP/s",
+            hoverinfo="skip",
+            line={"width": 3},
+            meta=INK,
         )
     )
-    for op in dict.fromkeys(layer.op for layer in shown):
-        rows = [layer for layer in shown if layer.op == op]
+    for group, members in _groups(profile).items():
+        rows = [layer for _, layer in members if layer.macs and layer.seconds]
+        if not rows:
+            continue
         figure.add_trace(
             objects.Scatter(
                 x=[layer.intensity for layer in rows],
                 y=[layer.gflops for layer in rows],
                 mode="markers",
-                name=op,
+                name=group,
                 hovertext=[_hover(profile, layer) for layer in rows],
                 hoverinfo="text",
                 marker={
                     "size": [8 + 40 * profile.share(layer) ** 0.5 for layer in rows],
-                    "color": palette[op],
+                    "color": palette[group],
                     "opacity": 0.75,
                 },
             )
         )
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log")
+    figure.update_xaxes(type="log", dtick=1, minor={"dtick": "D1", "ticks": "outside"})
+    figure.update_yaxes(type="log", dtick=1, minor={"dtick": "D1", "ticks": "outside"})
     text = (
         "Each circle is a layer, as large as its share of the time. Under the slope, memory binds; under the flat line, "
         "arithmetic does. A layer above the roof executes fewer multiply-adds than its definition has (Winograd), or its "
@@ -123,18 +149,18 @@ def _roofline(profile: Profile, peak: float, bandwidth: float) -> Chart:
 
 
 def _bars(profile: Profile, y: str, values: list[float]) -> Any:
-    """A bar for each step in order, in the colour of its operator."""
+    """A bar for each step in order, in the colour of its group."""
     objects, palette = plotly(), _palette(profile)
-    figure = _figure("step", y, barmode="overlay", bargap=0.1)
-    for op, colour in palette.items():
-        at = [index for index, layer in enumerate(profile.layers) if layer.op == op]
+    figure = figure_with("step", y, barmode="overlay")
+    for group, members in _groups(profile).items():
         figure.add_trace(
             objects.Bar(
-                x=at,
-                y=[values[index] for index in at],
-                name=op,
-                marker={"color": colour},
-                hovertext=[_hover(profile, profile.layers[index]) for index in at],
+                x=[at for at, _ in members],
+                y=[values[at] for at, _ in members],
+                width=BAR,
+                name=group,
+                marker={"color": palette[group]},
+                hovertext=[_hover(profile, layer) for _, layer in members],
                 hoverinfo="text",
             )
         )
@@ -143,31 +169,32 @@ def _bars(profile: Profile, y: str, values: list[float]) -> Any:
 
 def _time(profile: Profile) -> Chart:
     figure = _bars(profile, "µs", [1e6 * layer.seconds for layer in profile.layers])
-    text = "The median time of every step, in the order in which they run; the colour says the operator."
+    text = "The median time of every step, in the order in which they run; the colour says operator and algorithm."
     return Chart("time", "Time of every step", text, figure)
 
 
 def _kinds(profile: Profile) -> Chart:
-    objects, palette, kinds = plotly(), _palette(profile), profile.kinds()
-    figure = _figure("% of all", "", barmode="group")
-    macs, params = (sum(getattr(kind, name) for kind in kinds) or 1 for name in ("macs", "params"))
-    columns = {
-        "time": [100 * kind.seconds / profile.steps_s for kind in kinds],
-        "multiply-adds": [100 * kind.macs / macs for kind in kinds],
-        "parameters": [100 * kind.params / params for kind in kinds],
-    }
-    for index, kind in enumerate(kinds):
+    objects, palette = plotly(), _palette(profile)
+    figure = figure_with("% of all", "", barmode="stack", legend_traceorder="normal")
+    macs, params = (sum(getattr(layer, name) for layer in profile.layers) or 1 for name in ("macs", "params"))
+    for group, members in _groups(profile).items():
+        layers = [layer for _, layer in members]
+        shares = {
+            "time": sum(layer.seconds for layer in layers) / profile.steps_s,
+            "multiply-adds": sum(layer.macs for layer in layers) / macs,
+            "parameters": sum(layer.params for layer in layers) / params,
+        }
         figure.add_trace(
             objects.Bar(
-                y=list(columns),
-                x=[values[index] for values in columns.values()],
-                name=kind.op,
+                y=list(shares),
+                x=[100 * share for share in shares.values()],
+                name=group,
                 orientation="h",
-                marker={"color": palette[kind.op]},
-                hovertemplate="%{x:.1f} % of %{y}<extra>" + kind.op + "</extra>",
+                marker={"color": palette[group]},
+                hovertemplate="%{x:.1f} % of %{y}<extra>" + group + "</extra>",
             )
         )
-    figure.update_layout(barmode="stack")
+    figure.update_yaxes(autorange="reversed")
     text = (
         f"Convolutions and fully connected layers take {100 * profile.product_share:.1f} % of the time. What most of the "
         "multiply-adds are in need not be what most of the parameters, or of the time, are in."
@@ -187,7 +214,7 @@ def _memory(profile: Profile) -> Chart:
 
 def _arena(profile: Profile) -> Chart:
     objects = plotly()
-    figure = _figure("step", "MiB from the start of the arena", showlegend=False, barmode="overlay", bargap=0)
+    figure = figure_with("step", "MiB from the start of the arena", showlegend=False, barmode="overlay", bargap=0)
     blocks = profile.blocks
     figure.add_trace(
         objects.Bar(
@@ -215,7 +242,7 @@ def _block(block: Block) -> str:
 
 def _peers(peers: Mapping[str, float]) -> Chart:
     objects = plotly()
-    figure = _figure("ms a run", "")
+    figure = figure_with("ms a run", "")
     order = sorted(peers, key=lambda name: -peers[name])
     colours = [COLOURS[5] if name == "sevenloops" else COLOURS[0] for name in order]
     figure.add_trace(

@@ -21,18 +21,27 @@
     changed.hovermode = "closest";
     return changed;
   };
-  const coloured = (key, data) =>
-    key === "roofline" ? [{ ...data[0], line: { ...data[0].line, color: colours()("--ink") } }, ...data.slice(1)] : data;
-  const draw = () => {
+  const coloured = (trace) =>
+    trace.meta === "ink" ? { ...trace, line: { ...trace.line, color: colours()("--ink") } } : trace;
+  const draw = (size) => {
     for (const [key, figure] of Object.entries(figures)) {
       const options = { responsive: true, displaylogo: false, displayModeBar: false };
-      Plotly.react(`chart-${key}`, coloured(key, figure.data), themed(figure.layout), options);
+      const layout = { ...themed(figure.layout), ...(size ? { ...size, autosize: false } : { autosize: true }) };
+      Plotly.react(`chart-${key}`, figure.data.map(coloured), layout, options);
     }
   };
   draw();
-  dark.addEventListener("change", draw);
-  addEventListener("beforeprint", draw);
-  addEventListener("afterprint", draw);
+  dark.addEventListener("change", () => draw());
+  // The events come while the page has the size and the colours of the screen: paper is narrower, and white.
+  const PAPER = { width: 660, height: 330 };
+  addEventListener("beforeprint", () => {
+    document.documentElement.classList.add("printing");
+    draw(PAPER);
+  });
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("printing");
+    draw();
+  });
   for (const button of document.querySelectorAll("button[data-save]")) {
     button.addEventListener("click", () => {
       const { chart, save } = button.dataset;

@@ -48,8 +48,8 @@ def report_page(
     """The page for a profile.
 
     `kernels` has what is known of a problem (`LayerProfile.problem`) as text: schedule, loop nest; `filters` are those of
-    the first layer; `peers` seconds of a run by engine; `charts` further ones of the caller's, `pictures`
-    PNG or SVG files to show at the end (those of the ladder). Raises `ReportError` where plotly or matplotlib is not
+    the first layer; `peers` seconds of a run by engine; `charts` further ones of the caller's (`ladder_charts`),
+    `pictures` PNG or SVG files to show at the end. Raises `ReportError` where plotly or matplotlib is not
     installed and for other files, `OSError`.
     """
     drawn = [*profile_charts(profile, peers), *charts]
@@ -113,7 +113,11 @@ def _summary(profile: Profile) -> str:
         ("parameters", counted, f"{profile.constant_bytes / 2**20:.1f} MiB packed"),
         ("convolution + FC", f"{100 * profile.product_share:.1f} %", "of the time"),
         ("arena", f"{profile.arena_bytes / 2**20:.2f} MiB", f"{profile.peak_bytes / 2**20:.2f} MiB alive at once"),
-        ("sum of steps", f"{100 * profile.coverage:.1f} %", "of a whole run"),
+        (
+            "sum of steps",
+            f"{100 * profile.coverage:.1f} %",
+            f"of a whole run; {1e6 * profile.around_s:,.0f} µs of Python around",
+        ),
         ("fusions", f"{len(profile.fused)} made", f"{len(profile.missed)} missed"),
     ]
     cards = "".join(

@@ -24,10 +24,12 @@ from typing import Any
 
 import halide as hl
 
+from ..problem import ConvProblem
 from ..schedule import Schedule
 from .base import ceil_div
+from .funcs import apply_epilogue
 
-__all__ = ["Extents", "Product", "channel_bias", "clamped_channel", "tiled_product"]
+__all__ = ["Extents", "Product", "channel_bias", "clamped_channel", "conv_epilogue", "tiled_product"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,17 @@ def channel_bias(bias: Any, e: Extents, tile_channels: int) -> Callable[[Any, An
     staged[i] = bias[hl.min(i, e.oc * e.groups - 1)]
     staged.compute_root()
     return lambda c, g: staged[g * e.oc + c]
+
+
+def conv_epilogue(problem: ConvProblem, e: Extents, tile_channels: int, named: dict[str, Any]) -> Term:
+    """The `finish` of a convolution: its bias `[g * oc + c]`, residual `[oc, g, p, z, n]` and activation."""
+    bias = channel_bias(named["bias"], e, tile_channels) if "bias" in named else None
+
+    def finish(v: Any, c: Any, p: Any, g: Any, z: Any, n: Any) -> Any:
+        residual = named["residual"][clamped_channel(c, e.oc, tile_channels), g, p, z, n] if "residual" in named else None
+        return apply_epilogue(problem.epilogue, v, bias(c, g) if bias else None, residual)
+
+    return finish
 
 
 def tiled_product(schedule: Schedule, lanes: int, e: Extents, term: Term, finish: Term) -> Product:

@@ -72,6 +72,17 @@ def test_kn2row_counts() -> None:
     assert workspace(accumulated.replace(parallel=False)) * 2 == workspace(accumulated)
 
 
+def test_kn2row_counts_of_transposed() -> None:
+    """3 channels and 16 positions are 48 columns; 30 pixels of each image are 3 tasks of 12, and no lane is idle."""
+    problem = conv("mb2 ic8 ih6 iw5 oc3 kh4 kw4 sh2 sw2 ph1 pw1 transposed")
+    stored = schedule("kn2row", products="stored")
+    assert macs(stored, problem) == 2 * 36 * 48 * 8
+    assert workspace(stored, problem=problem) == 4 * 2 * 30 * 48 + 2 * 4 * 3
+    reason = check_schedule(problem, schedule("kn2row", products="accumulated"), MACHINE)
+    assert reason is not None
+    assert "plain convolutions" in reason
+
+
 def test_mec_counts() -> None:
     """Columns are k times the input, not k^2 times; the summed form has those of the two padding rows too."""
     stored, summed = schedule("mec", products="stored"), schedule("mec", products="summed")
@@ -94,6 +105,13 @@ def test_refusals(name: str) -> None:
     missing = check_schedule(PROBLEM, schedule(name), MACHINE)
     assert missing is not None
     assert "exactly the parameters" in missing
+
+
+def test_a_transposed_tensor_too_large_to_store() -> None:
+    """There is no other form for transposed problems, so the algorithm cannot compute this one."""
+    reason = ALGORITHMS["kn2row"].supports(conv("mb1 ic3 ih224 iw224 oc96 kh11 kw11 sh2 sw2 transposed"))
+    assert reason is not None
+    assert "2,331,377,664 bytes" in reason
 
 
 def test_a_tensor_too_large_to_store() -> None:

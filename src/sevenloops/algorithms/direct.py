@@ -93,8 +93,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine, *, by_pos
     """
     import halide as hl
 
-    from .funcs import apply_epilogue, definition, epilogue_inputs, image, padded_input, padded_rows
-    from .tiled import Extents, channel_bias, clamped_channel, tiled_product
+    from .funcs import definition, epilogue_inputs, image, padded_input, padded_rows
+    from .tiled import Extents, conv_epilogue, tiled_product
 
     g = Geometry.of(problem)
     kd, kh, kw = g.kernel
@@ -114,7 +114,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine, *, by_pos
     source = x
     if g.padded:
         source = padded_rows(x, g) if rows else padded_input(x, g)
-    bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
+    finish = conv_epilogue(problem, e, nr, named)
 
     def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
         if by_position:
@@ -130,10 +130,6 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine, *, by_pos
         if rows:
             return weight * source[(p % g.out[2]) * (g.stride[2] * g.ic) + ic, at[1], at[2], n]
         return weight * source[(gr * g.ic + ic, *at, n)]
-
-    def finish(v: Any, c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
-        residual = named["residual"][clamped_channel(c, g.oc, nr), gr, p, z, n] if "residual" in named else None
-        return apply_epilogue(problem.epilogue, v, bias(c, gr) if bias else None, residual)
 
     product = tiled_product(schedule, machine.lanes, e, term, finish)
     if g.padded:

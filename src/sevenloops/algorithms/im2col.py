@@ -55,8 +55,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     """Columns at the root, then a tiled product over them."""
     import halide as hl
 
-    from .funcs import apply_epilogue, definition, epilogue_inputs, image, padded_input
-    from .tiled import Extents, channel_bias, clamped_channel, tiled_product
+    from .funcs import definition, epilogue_inputs, image, padded_input
+    from .tiled import Extents, conv_epilogue, tiled_product
 
     g, nr = Geometry.of(problem), schedule.tile_channels
     kd, kh, kw = g.kernel
@@ -68,7 +68,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     named = dict(zip((name for name, _ in specs), extra))
     e = Extents(g.oc, pixels, g.groups, depths, images, (g.ic, kw, kh, kd))
-    bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
+    finish = conv_epilogue(problem, e, nr, named)
 
     ic, kx, ky, kz, gr, p, z, n = (hl.Var(v) for v in ("ic", "kx", "ky", "kz", "g", "p", "z", "n"))
     source = padded_input(x, g) if g.padded else x
@@ -82,10 +82,6 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
         weight = packed[c % nr, ((r[3] * kh + r[2]) * kw + r[1]) * g.ic + r[0], gr * panels + c // nr]
         return weight * col[(*r, gr, p, z, n)]
-
-    def finish(v: Any, c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
-        residual = named["residual"][clamped_channel(c, g.oc, nr), gr, p, z, n] if "residual" in named else None
-        return apply_epilogue(problem.epilogue, v, bias(c, gr) if bias else None, residual)
 
     product = tiled_product(tiled_part(schedule, schedule.k_blocks), machine.lanes, e, term, finish)
     col.compute_root().vectorize(ic, machine.lanes, hl.TailStrategy.GuardWithIf)

@@ -11,8 +11,11 @@ con Troll, arXiv 1504.04343). Two forms:
 - `products="accumulated"`: the products of one position after the other are added to the sums of a task, which stay in
   cache (the accumulating form of section 3). Strides and dilation are steps of the addresses. Workspace: the sums.
 
+Transposed convolutions have the stored form only, with any stride: the results of one matrix product are added up where
+they overlap (col2im, as most libraries do it). The columns of all positions fill the lanes that three channels do not.
+
 Wins where the input has far more channels than the output (stored); otherwise it is here to be measured and understood.
-Cannot run: transposed problems, matrix products, float64.
+Cannot run: matrix products, float64, and transposed problems whose products take 2 GiB or more.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Any
 from ..machine import Machine
 from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
-from . import direct
+from . import direct, transposed
 from .base import Algorithm, Definition, Geometry, only_conv
 from .lowering import (
     Lowered,
@@ -44,6 +47,8 @@ PARAMETERS["products"] = "what becomes of a position's products: 'stored' and su
 
 def supports(problem: Problem) -> str | None:
     """None, or the reason why not."""
+    if isinstance(problem, ConvProblem) and problem.transposed:
+        return transposed.supports(problem) or lowered(problem).too_large
     return only_conv(problem)
 
 
@@ -53,7 +58,7 @@ def supports(problem: Problem) -> str | None:
 def lowered(problem: ConvProblem) -> Lowered:
     """Nothing is lowered: the image itself, and the whole kernel as positions."""
     g = Geometry.of(problem)
-    return Lowered(g, (g.ic,), g.size, g.kernel, g.dilation, g.before)
+    return Lowered(g, (g.ic,), g.size, g.kernel, g.dilation, g.before, problem.transposed)
 
 
 def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:
@@ -84,9 +89,17 @@ def accumulated_shape(problem: ConvProblem) -> ProductShape:
 
 def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
     """Candidates of both forms, the best first."""
+    found = [] if problem.transposed else _accumulated(problem, machine)
     image = lowered(problem)
-    shape, positions = accumulated_shape(problem), image.positions
-    one = ProductShape(shape.oc, shape.pixels, shape.slices, image.g.ic, positions)
+    stored = candidates("kn2row", "stored", image.shape, machine, 36, lambda s: image.cost(s, machine))
+    found += [(cycles, s) for cycles, s in stored if check(problem, s, machine) is None][: 12 - len(found)]
+    return [s for _, s in sorted(found, key=lambda row: (row[0], repr(row[1])))]
+
+
+def _accumulated(problem: ConvProblem, machine: Machine) -> list[tuple[float, Schedule]]:
+    """At least one, with the predicted cycles."""
+    shape, positions = accumulated_shape(problem), lowered(problem).positions
+    one = ProductShape(shape.oc, shape.pixels, shape.slices, Geometry.of(problem).ic, positions)
     cost = lambda s: cost_cycles(shape, tiled_part(s, positions), machine)  # noqa: E731
     found = candidates("kn2row", "accumulated", one, machine, 60, cost)
     found = [(cycles, s) for cycles, s in found if check(problem, s, machine) is None]
@@ -94,10 +107,7 @@ def schedules(problem: ConvProblem, machine: Machine) -> list[Schedule]:
         plain = Schedule("kn2row", tile_pixels=1, tile_channels=machine.lanes, task_pixels=1, channel_parts=1, unroll=1,
                          parallel=False, products="accumulated")  # fmt: skip
         found = [(cost(plain), plain)]
-    found = sorted(found, key=lambda row: (row[0], repr(row[1])))[:8]
-    stored = candidates("kn2row", "stored", image.shape, machine, 36, lambda s: image.cost(s, machine))
-    found += [(cycles, s) for cycles, s in stored if check(problem, s, machine) is None][:4]
-    return [s for _, s in sorted(found, key=lambda row: (row[0], repr(row[1])))]
+    return sorted(found, key=lambda row: (row[0], repr(row[1])))[:8]
 
 
 def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | None:
@@ -108,6 +118,8 @@ def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | N
     image = lowered(problem)
     if schedule.products == "stored":
         return check_stored(image, image.g.stride, schedule, machine)
+    if problem.transposed:
+        return "products='accumulated' computes plain convolutions, and this one is transposed"
     if image.positions > 1 and schedule.task_pixels % schedule.tile_pixels:
         return f"tile_pixels={schedule.tile_pixels} must divide task_pixels={schedule.task_pixels}: sums are added up apart"
     return check_tiled(accumulated_shape(problem), tiled_part(schedule, image.positions), machine)

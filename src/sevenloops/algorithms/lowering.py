@@ -7,6 +7,10 @@ A lowering writes some axes of the kernel into the columns of a matrix and leave
 Caffe con Troll, arXiv 1504.04343, section 2.1, number them: type 1 (im2col) lowers every axis, type 3 (kn2row) none, type
 2 (mec) lowers the rows. The products of all positions are one matrix product, of `positions * oc` columns; the sum reads
 each of them once more. Strides are refused: products at the pixels that a stride skips would be thrown away.
+
+A transposed convolution has the same products, and another sum: every product belongs to one output, whatever the stride::
+
+    y[oc, o] = sum over the positions k that o sees of r[k, oc, (o + before - k*dilation) / stride]
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from ..machine import Machine
 from ..problem import MAX_TENSOR_BYTES, ConvProblem
 from ..schedule import Schedule
 from .base import Buffer, Definition, Geometry, ceil_div
-from .cost import with_memory_s
+from .cost import FORK_CYCLES, with_memory_s
+from .phases import Axis, by_phase
 from .tiles import PARAMETERS, ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_schedules, tiled_workspace
 
 __all__ = ["Lowered"]
@@ -33,7 +38,8 @@ LIFT_BYTES_PER_CYCLE = 4.0
 class Lowered:
     """A convolution after a lowering: an image of `size` whose pixels have `columns` values, and what is left of the kernel.
 
-    `columns` are the axes of the matrix, innermost first. Sizes of axes are `(d, h, w)`.
+    `columns` are the axes of the matrix, innermost first. Sizes of axes are `(d, h, w)`. Of a `transposed` convolution
+    nothing is lowered.
     """
 
     g: Geometry
@@ -42,6 +48,21 @@ class Lowered:
     kernel: tuple[int, int, int]
     dilation: tuple[int, int, int]
     before: tuple[int, int, int]
+    transposed: bool = False
+
+    @property
+    def w_shape(self) -> tuple[int, ...]:
+        """The weights as the caller has them."""
+        g = self.g
+        first, second = (g.groups * g.ic, g.oc) if self.transposed else (g.groups * g.oc, g.ic)
+        return (first, second, *g.kernel)
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The phases of a transposed convolution: `(z, y, x)`."""
+        return tuple(
+            Axis(*axis) for axis in zip(self.size, self.g.out, self.kernel, self.g.stride, self.dilation, self.before)
+        )
 
     @property
     def positions(self) -> int:
@@ -69,7 +90,9 @@ class Lowered:
     def cost(self, schedule: Schedule, machine: Machine) -> float:
         """Predicted cycles: the product, and its result written and read once more."""
         tiled = tiled_part(schedule, 1)
-        return cost_cycles(self.shape, tiled, machine) + 2 * self.product_bytes / LIFT_BYTES_PER_CYCLE / machine.cores
+        cores = machine.cores if schedule.parallel else 1
+        lift = 2 * self.product_bytes / LIFT_BYTES_PER_CYCLE / cores + (FORK_CYCLES if schedule.parallel else 0)
+        return cost_cycles(self.shape, tiled, machine) + lift
 
     def seconds(self, problem: ConvProblem, schedule: Schedule, machine: Machine) -> float:
         """Predicted seconds: the cycles at the machine's clock, and memory for what no cache holds."""
@@ -112,7 +135,7 @@ def check_names(schedule: Schedule, parameters: dict[str, str], products: tuple[
 
 def check_stored(lowered: Lowered, stride: tuple[int, ...], schedule: Schedule, machine: Machine) -> str | None:
     """The reason why products cannot be stored by this schedule, or None."""
-    if any(s > 1 for s in stride):
+    if any(s > 1 for s in stride) and not lowered.transposed:
         return "products='stored' needs unit stride where the products are shifted: others would be thrown away"
     return lowered.too_large or check_tiled(lowered.shape, tiled_part(schedule, 1), machine)
 
@@ -121,21 +144,25 @@ def check_stored(lowered: Lowered, stride: tuple[int, ...], schedule: Schedule, 
 
 
 def define_stored_pack(lowered: Lowered, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, column, panel]` from `w[kx, ky, kz, ic, oc]`; an output column is `position * oc + channel`."""
+    """`packed[lane, column, panel]` from `w[kx, ky, kz, ic, oc]`; an output column is `position * oc + channel`.
+
+    The weights of a transposed convolution are `w[kx, ky, kz, oc, ic]`.
+    """
     import halide as hl
 
     from .funcs import dense, image
 
     g, nr, width = lowered.g, schedule.tile_channels, lowered.shape.oc
     panels = ceil_div(width, nr)
-    w_shape = (g.groups * g.oc, g.ic, *g.kernel)
+    w_shape = lowered.w_shape
     w = image("w", w_shape)
     lane, ic, kx, panel = (hl.Var(v) for v in ("lane", "ic", "kx", "panel"))
     column = (panel % panels) * nr + lane
     inside = hl.min(column, width - 1)
-    position, channel = inside // g.oc, (panel // panels) * g.oc + inside % g.oc
+    position, channel, group = inside // g.oc, inside % g.oc, panel // panels
     _, kh, kw = lowered.kernel
-    at = (position % kw if kw > 1 else kx, position // kw % kh, position // (kw * kh), ic, channel)
+    channels = (channel, group * g.ic + ic) if lowered.transposed else (ic, group * g.oc + channel)
+    at = (position % kw if kw > 1 else kx, position // kw % kh, position // (kw * kh), *channels)
     packed = hl.Func("packed")
     packed[lane, ic, kx, panel] = hl.select(column < width, w[at], hl.f32(0))
     columns = math.prod(lowered.columns[1:])
@@ -159,7 +186,7 @@ def define_stored(
     from .tiled import Extents, tiled_product
 
     g, nr, shape = lowered.g, schedule.tile_channels, lowered.shape
-    kd, kh, kw = lowered.kernel
+    _, kh, kw = lowered.kernel
     depth, _, width = lowered.size
     panels = ceil_div(shape.oc, nr)
     packed_shape = (g.groups * panels, *reversed(lowered.columns[1:] or (1,)), g.ic, nr)
@@ -176,35 +203,60 @@ def define_stored(
     product = tiled_product(tiled_part(schedule, 1), machine.lanes, e, term, lambda v, *_: v).output
 
     c, gr, ox, oy, oz, n = (hl.Var(v) for v in ("c", "g", "ox", "oy", "oz", "n"))
-    k = hl.RDom([hl.Range(0, extent) for extent in (kw, kh, kd)], "k")
+    k, position, coords = seen(lowered, (ox, oy, oz))
     lifted, out = hl.Func("lifted"), hl.Func("y")  # [oc, g, ox, oy, oz, n]
-    coords = []
-    for axis, o in enumerate((ox, oy, oz)):
-        at = 2 - axis
-        i = o + k[axis] * lowered.dilation[at] - lowered.before[at]
-        k.where((i >= 0) & (i < lowered.size[at]))
-        coords.append(hl.clamp(i, 0, lowered.size[at] - 1))
-    column = ((k[2] * kh + k[1]) * kw + k[0]) * g.oc + c
+    column = ((position[2] * kh + position[1]) * kw + position[0]) * g.oc + c
     lifted[c, gr, ox, oy, oz, n] += product[column, gr, coords[1] * width + coords[0], coords[2], n]
     residual = named["residual"][c, gr, ox, oy, oz, n] if "residual" in named else None
     bias = named["bias"][gr * g.oc + c] if "bias" in named else None
     out[c, gr, ox, oy, oz, n] = apply_epilogue(problem.epilogue, hl.Expr(lifted[c, gr, ox, oy, oz, n]), bias, residual)
     product.compute_root()
-    _schedule_lift(g, schedule, machine, (c, gr, ox, oy, oz, n), lifted, out, k)
+    _schedule_lift(lowered, schedule, machine, (c, gr, ox, oy, oz, n), lifted, out, k)
     operands = [(x[0], Buffer("x", x[1])), (packed, Buffer("packed", packed_shape))]
     return definition(problem, out, y_shape, operands, (extra, specs), define_stored_pack(lowered, schedule))
 
 
-def _schedule_lift(g: Geometry, s: Schedule, machine: Machine, dims: Any, lifted: Any, out: Any, k: Any) -> None:
+def seen(lowered: Lowered, output: tuple[Any, Any, Any]) -> tuple[Any, list[Any], list[Any]]:
+    """What an output `(ox, oy, oz)` sums: the RDom, and the kernel position and the input of each term, `[x, y, z]`."""
     import halide as hl
 
-    c, gr, ox, oy, oz, n = dims
-    lanes, guard = machine.lanes, hl.TailStrategy.GuardWithIf
+    axes = lowered.axes[::-1]
+    counts = [axis.most_taps if lowered.transposed else axis.kernel for axis in axes]
+    k = hl.RDom([hl.Range(0, count) for count in counts], "k")
+    position, coords = [], []
+    for index, (axis, o) in enumerate(zip(axes, output)):
+        tap, i = k[index], o + k[index] * axis.dilation - axis.before
+        if lowered.transposed:
+            phase = o % axis.stride
+            taps = [axis.taps(r) for r in axis.phases]
+            if min(taps) < axis.most_taps:
+                k.where(k[index] < by_phase(phase, taps))
+            tap = by_phase(phase, [axis.first_tap(r) for r in axis.phases]) + k[index] * axis.residues
+            tap = hl.unsafe_promise_clamped(tap, 0, axis.kernel - 1)
+            i = o // axis.stride + by_phase(phase, [axis.first(r) for r in axis.phases]) - k[index] * axis.step
+        k.where((i >= 0) & (i < axis.size))
+        position.append(tap)
+        coords.append(hl.clamp(i, 0, axis.size - 1))
+    return k, position, coords
+
+
+def _schedule_lift(low: Lowered, s: Schedule, machine: Machine, dims: Any, lifted: Any, out: Any, k: Any) -> None:
+    """Rows on all cores, pixels one by one; those of a transposed convolution phase by phase, so that taps are constants."""
+    import halide as hl
+
+    g, (c, gr, ox, oy, oz, n) = low.g, dims
+    lanes, guard = min(machine.lanes, g.oc) if low.transposed else machine.lanes, hl.TailStrategy.GuardWithIf
     for var, extent in zip(dims, (g.oc, g.groups, g.out[2], g.out[1], g.out[0], g.batch)):
         out.bound(var, 0, extent)
+    at = ox
     out.reorder(c, ox, gr, oy, oz, n).vectorize(c, lanes, guard)
+    if low.transposed and g.stride[2] > 1:
+        u, at = hl.Var("u"), hl.Var("rx")
+        out.split(ox, u, at, g.stride[2], guard).unroll(at)
     out.fuse(oy, oz, oy).fuse(oy, n, oy)
     if s.parallel:
         out.parallel(oy)
-    lifted.compute_at(out, ox).vectorize(c, lanes, guard)
-    lifted.update(0).reorder(c, k[0], k[1], k[2]).vectorize(c, lanes, guard)
+    lifted.compute_at(out, at).vectorize(c, lanes, guard)
+    hot = lifted.update(0).reorder(c, k[0], k[1], k[2]).vectorize(c, lanes, guard)
+    if low.transposed:
+        hot.unroll(k[0])

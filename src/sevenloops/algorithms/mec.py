@@ -108,8 +108,8 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
 
 
 def _define_summed(problem: ConvProblem, schedule: Schedule, machine: Machine, value: Any, x: Any) -> Definition:
-    from .funcs import apply_epilogue, definition, epilogue_inputs, image
-    from .tiled import Extents, channel_bias, clamped_channel, tiled_product
+    from .funcs import definition, epilogue_inputs, image
+    from .tiled import Extents, conv_epilogue, tiled_product
 
     g, nr = Geometry.of(problem), schedule.tile_channels
     kd, kh, kw = g.kernel
@@ -119,16 +119,12 @@ def _define_summed(problem: ConvProblem, schedule: Schedule, machine: Machine, v
     extra, specs = epilogue_inputs(problem, problem.out_channels, y_shape)
     named = dict(zip((name for name, _ in specs), extra))
     e = Extents(g.oc, g.pixels, g.groups, g.out[0], g.batch, (g.ic, kw, kh, kd))
-    bias = channel_bias(named["bias"], e, nr) if "bias" in named else None
+    finish = conv_epilogue(problem, e, nr, named)
 
     def term(r: list[Any], c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
         weight = packed[c % nr, ((r[3] * kh + r[2]) * kw + r[1]) * g.ic + r[0], gr * panels + c // nr]
         row, depth = p // g.out[2] * g.stride[1] + r[2] * g.dilation[1], z * g.stride[0] + r[3] * g.dilation[0]
         return weight * value(r, gr, p % g.out[2], row, depth, n)
-
-    def finish(v: Any, c: Any, p: Any, gr: Any, z: Any, n: Any) -> Any:
-        residual = named["residual"][clamped_channel(c, g.oc, nr), gr, p, z, n] if "residual" in named else None
-        return apply_epilogue(problem.epilogue, v, bias(c, gr) if bias else None, residual)
 
     product = tiled_product(tiled_part(schedule, 1), machine.lanes, e, term, finish)
     operands = [(x[0], Buffer("x", x[1])), (packed, Buffer("packed", direct.packed_shape(problem, schedule)))]

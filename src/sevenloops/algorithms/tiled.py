@@ -10,22 +10,26 @@ vectors of packed weights and one broadcast input value per pixel. Around it, fr
             for taps: the hot loop, unrolled `unroll` times
 
 Pixels are numbered through the rows (p = y * ow + x), so a tile may cross from one row into the next and only the end of
-a task leaves a partial tile, which is shifted inwards and computed again. Weights are packed as `[tile_channels, taps,
+a task leaves a partial tile, which is shifted inwards and computed again. Sums of more than `LONG_SUM` terms are added up in
+parts, tile by tile: one long sum after the other loses digits. Weights are packed as `[tile_channels, taps,
 panel]`, innermost first: the hot loop reads them in order, one aligned vector after the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import halide as hl
 
+from ..problem import ConvProblem
 from ..schedule import Schedule
 from .base import ceil_div
+from .funcs import apply_epilogue
 
-__all__ = ["Extents", "Product", "channel_bias", "clamped_channel", "tiled_product"]
+__all__ = ["Extents", "Product", "channel_bias", "clamped_channel", "conv_epilogue", "tiled_product"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,22 @@ class Product:
 
 
 Term = Callable[..., Any]
+#: terms that one sum has at most, where its taps can be divided: 6,400 in one sum were off by 4e-6 of the largest output
+LONG_SUM = 2048
+#: turns of the hot loop that a part keeps
+LONG_LOOP = 256
+
+
+def parts_of_sum(taps: tuple[int, ...]) -> tuple[int, int]:
+    """The axis of the taps that divides a sum, and into how many parts: of at most `LONG_SUM` terms if that is possible."""
+    wanted = ceil_div(math.prod(taps), LONG_SUM)
+    if wanted == 1:
+        return 0, 1
+    # An outer axis is divided wholly, which costs nothing; the first is the hot loop, so its parts stay long.
+    able = [b for b in range(2, min(2 * wanted, taps[0] // LONG_LOOP + 1)) if taps[0] % b == 0]
+    inner = next((b for b in able if b >= wanted), max(able, default=1))
+    choices = [(axis, taps[axis]) for axis in range(len(taps) - 1, 0, -1)] + [(0, inner)]
+    return next((choice for choice in choices if choice[1] >= wanted), max(choices, key=lambda choice: choice[1]))
 
 
 def clamped_channel(c: Any, oc: int, tile_channels: int) -> Any:
@@ -68,6 +88,17 @@ def channel_bias(bias: Any, e: Extents, tile_channels: int) -> Callable[[Any, An
     return lambda c, g: staged[g * e.oc + c]
 
 
+def conv_epilogue(problem: ConvProblem, e: Extents, tile_channels: int, named: dict[str, Any]) -> Term:
+    """The `finish` of a convolution: its bias `[g * oc + c]`, residual `[oc, g, p, z, n]` and activation."""
+    bias = channel_bias(named["bias"], e, tile_channels) if "bias" in named else None
+
+    def finish(v: Any, c: Any, p: Any, g: Any, z: Any, n: Any) -> Any:
+        residual = named["residual"][clamped_channel(c, e.oc, tile_channels), g, p, z, n] if "residual" in named else None
+        return apply_epilogue(problem.epilogue, v, bias(c, g) if bias else None, residual)
+
+    return finish
+
+
 def tiled_product(schedule: Schedule, lanes: int, e: Extents, term: Term, finish: Term) -> Product:
     """Define and schedule the product.
 
@@ -76,10 +107,10 @@ def tiled_product(schedule: Schedule, lanes: int, e: Extents, term: Term, finish
     The output is `out[oc, g, p, z, n]`, innermost first.
     """
     c, p, g, z, n, block = (hl.Var(v) for v in ("c", "p", "g", "z", "n", "block"))
-    blocks = schedule.k_blocks
-    depth = e.taps[0] // blocks
-    r = hl.RDom([hl.Range(0, extent) for extent in (depth, *e.taps[1:])], "tap")
-    rvars = [r[axis] for axis in range(len(e.taps))]
+    axis, blocks = (0, schedule.k_blocks) if schedule.k_blocks > 1 else parts_of_sum(e.taps)
+    depths = [extent // blocks if at == axis else extent for at, extent in enumerate(e.taps)]
+    r = hl.RDom([hl.Range(0, extent) for extent in depths], "tap")
+    rvars = [r[at] for at in range(len(e.taps))]
 
     sums = hl.Func("sums")  # sums[oc, p, g, z, n(, block)]: the register tile
     out = hl.Func("out")  # out[oc, g, p, z, n]
@@ -87,8 +118,10 @@ def tiled_product(schedule: Schedule, lanes: int, e: Extents, term: Term, finish
         sums[c, p, g, z, n] += term([*rvars, hl.Expr(0)] if e.blocks_apart else rvars, c, p, g, z, n)
         total = sums
     else:
-        at = [*rvars, block] if e.blocks_apart else [block * depth + rvars[0], *rvars[1:]]
-        sums[c, p, g, z, n, block] += term(at, c, p, g, z, n)
+        whole = [block * depths[at] + rvar if at == axis else rvar for at, rvar in enumerate(rvars)]
+        if e.blocks_apart:
+            whole = [*rvars, block] if schedule.k_blocks > 1 else [*whole, hl.Expr(0)]
+        sums[c, p, g, z, n, block] += term(whole, c, p, g, z, n)
         total = hl.Func("total")  # total[oc, p, g, z, n]: the sum over the blocks, in L1 or L2
         rb = hl.RDom([hl.Range(0, blocks)], "block")
         total[c, p, g, z, n] = hl.f32(0)
@@ -125,12 +158,18 @@ def _schedule(
 
     at = (out, tile)
     if total is not sums:
-        total.compute_at(out, panel if inner else task).vectorize(c, lanes)
-        ttile, tpx = hl.Var("ttile"), hl.Var("tpx")
+        ttile, tpx, rb = hl.Var("ttile"), hl.Var("tpx"), total.rvars(0)[0]
         stage = total.update(0)
-        stage.split(p, ttile, tpx, s.tile_pixels).reorder(c, tpx, ttile, g, z, n, total.rvars(0)[0])
-        stage.vectorize(c, lanes).unroll(c).unroll(tpx)
-        at = (total, ttile)
+        if s.k_blocks > 1:
+            total.compute_at(out, panel if inner else task).vectorize(c, lanes)
+            stage.split(p, ttile, tpx, s.tile_pixels).reorder(c, tpx, ttile, g, z, n, rb)
+            stage.vectorize(c, lanes).unroll(c).unroll(tpx)
+            at = (total, ttile)
+        else:
+            total.compute_at(out, tile).bound_extent(c, s.tile_channels).bound_extent(p, s.tile_pixels)
+            total.vectorize(c, lanes).unroll(c).unroll(p)
+            stage.reorder(c, p, g, z, n, rb).vectorize(c, lanes).unroll(c).unroll(p)
+            at = (total, rb)
     sums.compute_at(*at).bound_extent(c, s.tile_channels).bound_extent(p, s.tile_pixels)
     sums.vectorize(c, lanes).unroll(c).unroll(p)
     hot = sums.update(0).reorder(c, p, *rvars).vectorize(c, lanes).unroll(c).unroll(p)

@@ -12,8 +12,10 @@ from problems import conv
 from sevenloops.bench.engines import ENGINES, Settings
 from sevenloops.bench.results import Row, Timing
 from sevenloops.bench.shift_roads import ROADS, depthwise_road, slices_road
+from sevenloops.choice import untuned
 from sevenloops.errors import Unsupported
 from sevenloops.inputs import make_inputs, reference_output
+from sevenloops.machine import Machine
 from sevenloops.problem import ConvProblem
 from sevenloops.reference import reference_conv
 
@@ -85,6 +87,18 @@ def test_pytorch_on_both_roads(text: str, last: bool) -> None:
         for road in (torch_peer._depthwise_road, torch_peer._slices_road):
             y = road(problem, inputs, last, torch_peer._functional_step)().numpy()
             np.testing.assert_allclose(np.moveaxis(y, 1, -1), reference_output(problem, inputs), atol=1e-5)
+
+
+def test_the_untuned_choice_is_no_peer() -> None:
+    problem = conv(TEXTS[0])
+    timings = {name: Timing(name, ((time,),)) for name, time in (("sevenloops", 2.0), ("torch", 6.0), ("untuned", 3.0))}
+    row = Row("a row", problem, 1, timings)
+    assert (row.ratio, row.untuned_over_own) == (3.0, 1.5)
+    inputs = make_inputs(problem, 0)
+    prepared = ENGINES["untuned"].prepare(problem, inputs, Settings(threads=1))
+    prepared.run()
+    assert prepared.details["schedule"] == repr(untuned(problem, Machine.host()).schedule)
+    np.testing.assert_allclose(prepared.output(), reference_output(problem, inputs), atol=1e-5)
 
 
 def test_the_unshifted_convolution_is_no_peer() -> None:

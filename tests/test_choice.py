@@ -236,6 +236,18 @@ def test_records_correct_the_model() -> None:
     assert choose(CONV, MACHINE).schedule == chosen.schedule  # what another model had predicted is predicted again
 
 
+def test_untuned_is_the_choice_without_records_of_these_sizes() -> None:
+    """With any epilogue: what was measured of the same sizes neither decides nor teaches."""
+    before = choose(CONV, MACHINE)
+    assert before.schedule.algorithm == "direct"
+    plain = parse_problem(records.sizes_of(str(CONV)))
+    records.add([record(result("direct", 1.0, plain), result("im2col", 1e-6, plain), problem=plain)])
+    assert choose(CONV, MACHINE).schedule.algorithm == "im2col"
+    left_out = choice.untuned(CONV, MACHINE)
+    assert left_out.schedule == before.schedule and all(c.factor == 1 for c in left_out.candidates)
+    assert "without records" in left_out.why
+
+
 def test_a_kernel_tells_why() -> None:
     host = Machine.host()
     first = sevenloops.compile(CONV)

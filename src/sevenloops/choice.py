@@ -48,6 +48,7 @@ __all__ = [
     "chosen_as",
     "forced",
     "model_digest",
+    "untuned",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -176,6 +177,16 @@ def _choose(
     return Choice(offers[0].schedule, f"the fastest by the cost model: {_list(offers)}", offers)
 
 
+def untuned(problem: Problem, machine: Machine, accuracy: str = "fast") -> Choice:
+    """What would be chosen if no problem of these sizes had ever been tuned; records of other sizes still teach factors.
+
+    Raises as `choose` does.
+    """
+    check_accuracy(accuracy)
+    offers = _predicted(chosen_as(problem), machine, _allowed(problem, accuracy), own_records=False)
+    return Choice(offers[0].schedule, f"the fastest by the cost model, without records of it: {_list(offers)}", offers)
+
+
 def candidates(problem: Problem, machine: Machine) -> tuple[Candidate, ...]:
     """Every algorithm that computes the problem, the expected fastest first, with measured times where there are any."""
     rows = _allowed(problem, "fast")
@@ -239,18 +250,20 @@ def _by_record(
 # -------------------------------------------------------------------------------------------------- the model
 
 
-def _predicted(problem: Problem, machine: Machine, rows: Sequence[Algorithm]) -> tuple[Candidate, ...]:
+def _predicted(
+    problem: Problem, machine: Machine, rows: Sequence[Algorithm], own_records: bool = True
+) -> tuple[Candidate, ...]:
     offers = []
     for row in rows:
         schedule = row.schedules(problem, machine)[0]
-        offers.append(Candidate(schedule, *_predicted_s(problem, schedule, machine)))
+        offers.append(Candidate(schedule, *_predicted_s(problem, schedule, machine, own_records)))
     return _ranked(offers)
 
 
-def _predicted_s(problem: Problem, schedule: Schedule, machine: Machine) -> tuple[float, float]:
+def _predicted_s(problem: Problem, schedule: Schedule, machine: Machine, own_records: bool = True) -> tuple[float, float]:
     """The corrected prediction, and the factor in it."""
     row = ALGORITHMS[schedule.algorithm]
-    factor = learned_factor(row, problem, machine)
+    factor = learned_factor(row, problem, machine, own_records)
     return factor * row.predicted_s(problem, schedule, machine), factor
 
 
@@ -268,10 +281,16 @@ def model_digest(name: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def learned_factor(row: Algorithm, problem: Problem, machine: Machine) -> float:
-    """Measured over predicted time of an algorithm, from the records of this kind of machine; 1 where there are none."""
+def learned_factor(row: Algorithm, problem: Problem, machine: Machine, own_records: bool = True) -> float:
+    """Measured over predicted time of an algorithm, from the records of this kind of machine; 1 where there are none.
+
+    Without `own_records`, those of problems of the same sizes are left out.
+    """
     total, weights = 0.0, PRIOR
+    sizes = records.sizes_of(str(problem))
     for weight, record in _similar(str(problem), machine, records.generation, records.path()):
+        if not own_records and records.sizes_of(record.problem) == sizes:
+            continue
         for result in record.results:
             predicted_s = _present_s(record.problem, result, machine) if result.schedule.algorithm == row.name else None
             if predicted_s is not None:

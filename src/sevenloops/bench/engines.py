@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import Unsupported
 from ..inputs import Inputs
 from ..problem import ConvProblem, GemmProblem, Problem
+from ..schedule import Schedule
 
 __all__ = ["ENGINES", "NETWORKS_ONLY", "Engine", "Prepared", "Settings"]
 
@@ -77,13 +78,14 @@ def fastest(ways: dict[str, Callable[[], Prepared]]) -> Prepared:
     return Prepared(best.run, best.output, name, best.details)
 
 
-def _prepare_sevenloops(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+def _prepare_sevenloops(problem: Problem, inputs: Inputs, settings: Settings, schedule: Schedule | None = None) -> Prepared:
     import sevenloops
 
     machine = sevenloops.Machine.described(settings.isa) if settings.isa else None
     kernel = sevenloops.compile(
         problem,
-        algorithm=settings.algorithm,
+        algorithm=schedule.algorithm if schedule else settings.algorithm,
+        schedule=schedule,
         machine=machine,
         threads=settings.threads,
         accuracy=settings.accuracy,
@@ -104,6 +106,15 @@ def _prepare_unshifted(problem: Problem, inputs: Inputs, settings: Settings) -> 
     """The same convolution of channels that do not move: what a fused shift is held against."""
     plain = replace(problem, shift=None) if isinstance(problem, ConvProblem) else problem
     return _prepare_sevenloops(plain, inputs, replace(settings, algorithm=None))
+
+
+def _prepare_untuned(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    """What the cost model would choose if nothing of these sizes had been tuned: what tuning is held against."""
+    from ..choice import untuned
+    from ..machine import Machine
+
+    machine = Machine.described(settings.isa) if settings.isa else Machine.host()
+    return _prepare_sevenloops(problem, inputs, settings, untuned(problem, machine, settings.accuracy).schedule)
 
 
 def _prepare_numpy(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
@@ -188,6 +199,7 @@ class Engine:
 ENGINES: dict[str, Engine] = {
     "sevenloops": Engine(_prepare_sevenloops, ("sevenloops",)),
     "unshifted": Engine(_prepare_unshifted, ("sevenloops",)),
+    "untuned": Engine(_prepare_untuned, ("sevenloops",)),
     "torch": Engine(_prepare_torch, ("torch",)),
     "torch-nchw": Engine(_prepare_torch_nchw, ("torch",)),
     "onnxruntime": Engine(_prepare_onnxruntime, ("onnxruntime", "onnx")),

@@ -57,6 +57,7 @@ def _row_values(row: Row, run: BenchRun) -> dict[str, Any]:
         "unique_bytes": row.problem.unique_bytes,
         "ratio": row.ratio,
         **({"over_unshifted": row.over_unshifted} if row.over_unshifted else {}),
+        **({"untuned_over_own": row.untuned_over_own} if row.untuned_over_own else {}),
         "fastest_peer": peer.engine if peer else None,
         "engines": {name: _timing_values(timing, row, run) for name, timing in row.timings.items()},
     }
@@ -185,6 +186,11 @@ def _footer(run: BenchRun) -> list[Text]:
     if over:
         lines.append(
             f"sevenloops / the same 1x1 without its shift: geometric mean {geometric_mean(over):.3f}, most {max(over):.3f}"
+        )
+    untuned = [row.untuned_over_own for row in run.rows if row.untuned_over_own]
+    if untuned:
+        lines.append(
+            f"the model's own choice / sevenloops: geometric mean {geometric_mean(untuned):.3f}, most {max(untuned):.3f}"
         )
     totals = [f"{name} {1e3 * total:.2f} ms" for name, total in figures["total_s"].items() if total is not None]
     if len(run.rows) > 1 and totals:

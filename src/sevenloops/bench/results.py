@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["NO_PEERS", "OWN", "BenchRun", "Row", "Timing", "Work", "geometric_mean"]
+__all__ = ["NO_PEERS", "OTHER_RESULTS", "OWN", "BenchRun", "Row", "Timing", "Work", "geometric_mean"]
 
 #: the engine that the others are compared with
 OWN = "sevenloops"
-#: engines that compute something else, for a comparison of another kind: never a peer
-NO_PEERS = ("unshifted",)
+#: our own engines, for comparisons of another kind: never a peer
+NO_PEERS = ("unshifted", "untuned")
+#: those of them that compute something else
+OTHER_RESULTS = ("unshifted",)
 
 
 class Work(Protocol):
@@ -93,6 +95,12 @@ class Row:
         """Our time over that of the same 1x1 convolution without its shift."""
         own, plain = self.timed(OWN), self.timed("unshifted")
         return own.median_s / plain.median_s if own and plain else None
+
+    @property
+    def untuned_over_own(self) -> float | None:
+        """The time of the cost model's own choice over ours."""
+        own, untuned = self.timed(OWN), self.timed("untuned")
+        return untuned.median_s / own.median_s if own and untuned else None
 
     def gflops(self, engine: str) -> float | None:
         """1e9 FLOP/s by the MACs of the definition; an algorithm that executes fewer can exceed the peak."""

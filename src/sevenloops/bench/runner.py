@@ -29,7 +29,7 @@ from ..machine_measure import measure, peak_sampler
 from .engines import ENGINES
 from .networks import Layer
 from .process import EngineProcess, WorkerError
-from .results import NO_PEERS, OWN, BenchRun, Row, Timing
+from .results import OTHER_RESULTS, OWN, BenchRun, Row, Timing
 
 __all__ = ["BenchError", "Options", "as_layers", "run_bench", "run_rows"]
 
@@ -182,7 +182,7 @@ def _with_errors(layer: Layer, timings: dict[str, Timing], seed: int, folder: Pa
     reference: npt.NDArray[np.float64] = reference_output(layer.problem, make_inputs(layer.problem, seed))
     checked = dict(timings)
     for name, timing in timings.items():
-        if timing.reason is None and name not in NO_PEERS:
+        if timing.reason is None and name not in OTHER_RESULTS:
             error = largest_error(np.load(folder / f"{name}.npy"), reference)
             checked[name] = dataclasses.replace(timing, error=error)
     return checked

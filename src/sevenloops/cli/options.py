@@ -41,7 +41,12 @@ Algorithm = Annotated[str | None, typer.Option(help="Force an algorithm by name.
 IsaName = Annotated[str | None, typer.Option(help="Compile for a lesser instruction set: avx2, sse4.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; by default every core this process may use.")]
 Accuracy = Annotated[str, typer.Option(help="strict: only algorithms that accumulate as the definition does; or fast.")]
-Against = Annotated[str, typer.Option(help="Comma-separated peers; also torch-nchw, numpy, sevenloops:ALGORITHM, none.")]
+Against = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated peers; also torch-nchw, numpy, sevenloops:ALGORITHM, untuned (the model's own choice), none."
+    ),
+]
 Rounds = Annotated[int, typer.Option(min=1, help="How often each engine gets its turn.")]
 Output = Annotated[Path | None, typer.Option(help="Also write the results to this file, as JSON.")]
 

@@ -150,6 +150,15 @@ def test_export_and_import(database: Path, tmp_path: Path) -> None:
     assert records.export_file(file) == 2
     assert records.export_file(tmp_path / "none.jsonl", kind="another") == 0
     assert records.import_file(file) == 0  # nothing newer
+    written = file.read_text()
+    records.clear()
+    records.add([make("gemm m2 n2 k2", day=4)])
+    assert records.export_file(file) == 1 and len(file.read_text().splitlines()) == 3  # the two others stay
+    file.write_text("notes\n")
+    with pytest.raises(RecordError, match="notes"):
+        records.export_file(file)
+    assert file.read_text() == "notes\n"
+    file.write_text(written)
     records.clear()
     records.add([make("gemm m1 n1 k1", median_s=7e-3, day=9)])
     assert records.import_file(file) == 1

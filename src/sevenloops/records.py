@@ -362,11 +362,20 @@ def _write(file: Path, records: Sequence[Record]) -> None:
 def export_file(file: Path, kind: str | None = None) -> int:
     """Write the user's records (of one kind of machine) to a file, one each problem and machine; returns how many.
 
-    The file can be imported elsewhere, or shipped as the default. Raises `OSError`.
+    Records that the file has for others stay in it. It can be imported elsewhere, or shipped as the default.
+    Raises `RecordError` if the file is there and holds something else, and `OSError`.
     """
-    kept = sorted((r for r in _latest(_read(path())) if kind is None or r.kind == kind), key=lambda r: r.key)
-    _write(file.absolute(), kept)
-    return len(kept)
+    own = {r.key: r for r in _latest(_read(path())) if kind is None or r.kind == kind}
+    there = _parsed(file) if file.exists() else []
+    merged = {r.key: r for r in there} | own
+    _write(file.absolute(), [merged[key] for key in sorted(merged)])
+    return len(own)
+
+
+def _parsed(file: Path) -> list[Record]:
+    """The records of a file; raises `RecordError` for a line that is none."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return _latest(Record.from_json(line) for line in lines if line.strip())
 
 
 def import_file(file: Path) -> int:
@@ -374,7 +383,7 @@ def import_file(file: Path) -> int:
 
     Raises `RecordError` for a line that is no record (then nothing is added), and `OSError`.
     """
-    new = _latest(Record.from_json(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    new = _parsed(file)
     dates = {record.key: record.date for record in _read(path())}
     wanted = [record for record in new if record.date > dates.get(record.key, "")]
     add(wanted)

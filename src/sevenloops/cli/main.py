@@ -136,7 +136,7 @@ def tuned_export(
     file: Annotated[Path, typer.Argument(help="Where to write them, one JSON object a line.")],
     this_machine: Annotated[bool, typer.Option("--this-machine", help="Only records of this kind of machine.")] = False,
 ) -> None:
-    """Write your records to a file, for another machine of this kind or to be shipped."""
+    """Write your records to a file, for another machine of this kind or to be shipped; others that it has stay in it."""
     from .tune import export_command
 
     export_command(file, this_machine)

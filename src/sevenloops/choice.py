@@ -19,7 +19,7 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ __all__ = [
     "forced",
     "model_digest",
     "untuned",
+    "usable_results",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -166,7 +167,7 @@ def _choose(
     given = "the algorithm was given; " if algorithm else ""
     record = records.find(problem, machine)
     if record is not None:
-        measured = _measured(record, problem, machine, rows)
+        measured = usable_results(record, problem, machine, rows)
         if in_network and record.trial and _usable(record.trial.schedule, problem, machine, rows):
             return _by_trial(record.trial, record, measured, given)
         if measured:
@@ -191,7 +192,7 @@ def candidates(problem: Problem, machine: Machine) -> tuple[Candidate, ...]:
     """Every algorithm that computes the problem, the expected fastest first, with measured times where there are any."""
     rows = _allowed(problem, "fast")
     record = records.find(problem, machine)
-    measured = _measured(record, problem, machine, rows) if record else []
+    measured = usable_results(record, problem, machine, rows) if record else []
     known = {result.schedule.algorithm for result in measured}
     rest = _predicted(problem, machine, [row for row in rows if row.name not in known])
     return _ranked([*map(_candidate, measured), *rest])
@@ -210,12 +211,14 @@ def _list(offers: Sequence[Candidate]) -> str:
 # -------------------------------------------------------------------------------------------------- records
 
 
-def _measured(record: Record, problem: Problem, machine: Machine, rows: Sequence[Algorithm]) -> list[Result]:
-    """The results of a record that may be used: allowed algorithms, and schedules that (still) fit this problem."""
+def usable_results(
+    record: Record, problem: Problem, machine: Machine, rows: Collection[Algorithm] = ALGORITHMS.values()
+) -> list[Result]:
+    """The results of a record that may be used: of these algorithms, and schedules that (still) fit this problem."""
     return [result for result in record.results if _usable(result.schedule, problem, machine, rows)]
 
 
-def _usable(schedule: Schedule, problem: Problem, machine: Machine, rows: Sequence[Algorithm]) -> bool:
+def _usable(schedule: Schedule, problem: Problem, machine: Machine, rows: Collection[Algorithm]) -> bool:
     """Whether a schedule is of one of these algorithms and (still) fits the problem."""
     row = ALGORITHMS.get(schedule.algorithm)
     return row is not None and row in rows and row.check(problem, schedule, machine) is None

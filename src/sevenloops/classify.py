@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .errors import GraphError, SevenLoopsError
 from .graph.ir import Graph
-from .models import PRETRAINED, Preprocessing, build, class_names, find, known, packaged, pretrained
+from .models import PRETRAINED, Preprocessing, build, class_names, find, has_weights, known, packaged, pretrained
 from .session import InferenceSession
 from .weights import load_weights
 
@@ -92,7 +92,7 @@ def load_network(model: str, *, weights: Path | None = None, preprocessing: str 
     if weights is not None:
         graph = build(row.name, weights=load_weights(weights))
         return Network(row.name, graph, prepared, str(weights), True, _names(row.classes))
-    if known is not None and packaged(known.package, *known.file):
+    if known is not None and has_weights(row.name):
         prepared = prepared if preprocessing else known.preprocessing
         source = f"trained on ImageNet, from the package {known.distribution}"
         return Network(row.name, pretrained(row.name), prepared, source, True, _names(row.classes))

@@ -23,7 +23,7 @@ import numpy as np
 
 from . import records
 from .algorithms import ALGORITHMS
-from .choice import chosen_as
+from .choice import chosen_as, usable_results
 from .errors import GraphError
 from .graph.ir import Graph
 from .machine import Machine
@@ -107,8 +107,7 @@ def tune_network(
 
 def candidates(problem: Problem, record: Record, machine: Machine, limit: int = CANDIDATES) -> list[Schedule]:
     """What is tried of a layer, the fastest alone first; of one kind of tile and weights only the model's first two."""
-    fits = lambda s: ALGORITHMS[s.algorithm].check(problem, s, machine) is None  # noqa: E731
-    able = [r for r in record.results if r.schedule.algorithm in ALGORITHMS and fits(r.schedule)]
+    able = usable_results(record, problem, machine)
     close = [r.schedule for r in able if r.median_s <= CLOSE * able[0].median_s]
     found = list(close)
     for rank, first in enumerate(close):

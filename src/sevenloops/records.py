@@ -40,18 +40,8 @@ from .problem import Problem
 from .schedule import Schedule
 
 __all__ = [
-    "Record",
-    "RecordError",
-    "Result",
-    "Trial",
-    "add",
-    "clear",
-    "find",
-    "get",
-    "import_file",
-    "machine_kind",
-    "problems",
-]
+    "Record", "RecordError", "Result", "Trial", "add", "clear", "find", "get", "import_file", "machine_kind", "problems",
+]  # fmt: skip
 
 SHIPPED = Path(__file__).parent / "tune" / "default.jsonl"
 
@@ -72,17 +62,13 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "schedule": json.loads(self.schedule.to_json())}
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Result:
-        """The inverse of `to_dict`; raises `RecordError`, `TypeError`, `KeyError` or `ValueError`."""
-        params = dict(values["schedule"])
-        schedule = Schedule(params.pop("algorithm"), **params)
-        times = float(values["median_s"]), float(values["predicted_s"])
-        if not all(math.isfinite(time) and time > 0 for time in times):
-            raise RecordError(f"times must be above 0, got {times}")
-        return cls(schedule, *times, str(values["model"]), float(values["error"]))
+        """The inverse of `to_dict`; raises `RecordError`, `ScheduleError`, `TypeError`, `KeyError` or `ValueError`."""
+        times = _times(values, "median_s", "predicted_s")
+        return cls(_schedule(values), *times, str(values["model"]), float(values["error"]))
 
 
 @dataclass(frozen=True)
@@ -99,15 +85,27 @@ class Trial:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "schedule": json.loads(self.schedule.to_json())}
+        return _plain(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Trial:
         """The inverse of `to_dict`; raises as `Result.from_dict` does."""
-        times = float(values["median_s"]), float(values["alone_s"])
-        if not all(math.isfinite(time) and time > 0 for time in times):
-            raise RecordError(f"times must be above 0, got {times}")
-        return cls(Schedule.from_json(json.dumps(values["schedule"])), *times, str(values["network"]))
+        return cls(_schedule(values), *_times(values, "median_s", "alone_s"), str(values["network"]))
+
+
+def _plain(entry: Result | Trial) -> dict[str, Any]:
+    return {**dataclasses.asdict(entry), "schedule": json.loads(entry.schedule.to_json())}
+
+
+def _schedule(values: dict[str, Any]) -> Schedule:
+    return Schedule.from_json(json.dumps(values["schedule"]))
+
+
+def _times(values: dict[str, Any], first: str, second: str) -> tuple[float, float]:
+    times = float(values[first]), float(values[second])
+    if not all(math.isfinite(time) and time > 0 for time in times):
+        raise RecordError(f"times must be above 0, got {times}")
+    return times
 
 
 @dataclass(frozen=True)

@@ -159,14 +159,17 @@ class Profile:
     @property
     def coverage(self) -> float:
         """The sum of all step times over the time of the whole run beside it, the median over the rounds."""
-        sums: list[float] = [sum(times) for times in zip(*(layer.times_s for layer in self.layers))]
-        return statistics.median([steps / run for steps, run in zip(sums, self.runs_s)])
+        return statistics.median([steps / run for steps, run in zip(self._sums, self.runs_s)])
 
     @property
     def around_s(self) -> float:
         """What a profiled run takes beside its steps: Python, which checks inputs and makes the arrays of the results."""
-        sums: list[float] = [sum(times) for times in zip(*(layer.times_s for layer in self.layers))]
-        return statistics.median([run - steps for run, steps in zip(self.profiled_s, sums)])
+        return statistics.median([run - steps for run, steps in zip(self.profiled_s, self._sums)])
+
+    @property
+    def _sums(self) -> list[float]:
+        """All steps together, in each profiled run."""
+        return [sum(times) for times in zip(*(layer.times_s for layer in self.layers))]
 
     @property
     def overhead(self) -> float:

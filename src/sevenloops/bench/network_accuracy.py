@@ -11,7 +11,7 @@ from ..choice import ACCURACIES
 from ..graph.evaluate import evaluate
 from ..graph.ir import Graph
 from ..inputs import largest_error
-from ..models.pretrained import PRETRAINED, packaged, pretrained
+from ..models.pretrained import has_weights, pretrained
 from ..models.table import build
 from ..session import InferenceSession
 from .network_bench import case, random_feeds
@@ -59,8 +59,7 @@ def measure_networks(
     """Networks of the zoo at batch 1, with trained weights where their package is installed. Raises `GraphError`."""
     results = []
     for name in names:
-        row = PRETRAINED.get(name)
-        trained = row is not None and packaged(row.package, *row.file) is not None
+        trained = has_weights(name)
         graph = pretrained(name, batch=1) if trained else build(name, batch=1)
         results.append(NetworkAccuracy(name, "trained" if trained else "random", network_errors(graph)))
         on_done(results[-1])

@@ -93,14 +93,17 @@ class Row:
     @property
     def over_unshifted(self) -> float | None:
         """Our time over that of the same 1x1 convolution without its shift."""
-        own, plain = self.timed(OWN), self.timed("unshifted")
-        return own.median_s / plain.median_s if own and plain else None
+        return self._times(OWN, "unshifted")
 
     @property
     def untuned_over_own(self) -> float | None:
         """The time of the cost model's own choice over ours."""
-        own, untuned = self.timed(OWN), self.timed("untuned")
-        return untuned.median_s / own.median_s if own and untuned else None
+        return self._times("untuned", OWN)
+
+    def _times(self, one: str, other: str) -> float | None:
+        """How many times as long as the other an engine takes; None unless both were timed."""
+        above, below = self.timed(one), self.timed(other)
+        return above.median_s / below.median_s if above and below else None
 
     def gflops(self, engine: str) -> float | None:
         """1e9 FLOP/s by the MACs of the definition; an algorithm that executes fewer can exceed the peak."""

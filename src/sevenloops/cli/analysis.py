@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..bench.network_bench import NetworkCase, case
 from ..classify import is_file, load_graph
-from ..models import PRETRAINED, find, packaged
+from ..models import find, has_weights
 from ..session import InferenceSession
 from .problems import named_shapes
 
@@ -54,10 +54,7 @@ def load(model: str, batch: int, shapes: Sequence[str], threads: int | None, acc
 
 def random_weights(model: str) -> bool:
     """Whether a network of the zoo has random weights: it has no trained ones, or they are not installed."""
-    if is_file(model):
-        return False
-    row = PRETRAINED.get(find(model).name)
-    return row is None or packaged(row.package, *row.file) is None
+    return not is_file(model) and not has_weights(find(model).name)
 
 
 def console() -> Console:

@@ -32,21 +32,27 @@ _known: dict[str, Chosen] = {}
 def chosen(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, in_network: bool = False) -> Chosen:
     """The schedule that `choice.choose` gives, and its reason; from the disk if they are there. Raises what it raises."""
     key = _key(problem, machine, accuracy, algorithm, in_network)
-    if key not in _known:
-        found = _read(key, problem, machine)
-        if found is None:
-            choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm, in_network=in_network)
-            found = choice.schedule, choice.why
-            header = json.dumps({"schedule": choice.schedule.to_json(), "why": choice.why})
-            cache.write(key, header, b"", problem=str(problem), algorithm=f"(choice of {choice.schedule.algorithm})")
-        _known[key] = found
-    return _known[key]
+    found = _find(key, problem, machine)
+    if found is None:
+        choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm, in_network=in_network)
+        found = _known[key] = choice.schedule, choice.why
+        header = json.dumps({"schedule": choice.schedule.to_json(), "why": choice.why})
+        cache.write(key, header, b"", problem=str(problem), algorithm=f"(choice of {choice.schedule.algorithm})")
+    return found
 
 
 def kept(problem: Problem, machine: Machine, accuracy: str, in_network: bool = False) -> Chosen | None:
     """What `chosen` finds on the disk or in this process, among all algorithms; nothing is chosen."""
-    key = _key(problem, machine, accuracy, None, in_network)
-    return _known.get(key) or _read(key, problem, machine)
+    return _find(_key(problem, machine, accuracy, None, in_network), problem, machine)
+
+
+def _find(key: str, problem: Problem, machine: Machine) -> Chosen | None:
+    if key not in _known:
+        found = _read(key, problem, machine)
+        if found is None:
+            return None
+        _known[key] = found
+    return _known[key]
 
 
 def _read(key: str, problem: Problem, machine: Machine) -> Chosen | None:

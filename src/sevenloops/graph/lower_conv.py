@@ -129,7 +129,8 @@ def _from_phase(x: Tensor, node: Node) -> Tensor:
     if not phase:
         return x
     *_, height, width, channels = x.memory
-    assert not x.pitch and height % node.get("strides")[0] == width % node.get("strides")[1] == 0
+    if x.pitch or height % node.get("strides")[0] or width % node.get("strides")[1]:
+        raise NotLowered(f"a view from {phase} on of {x.memory} would end outside of it")
     return replace(x, offset=x.offset + (phase[0] * width + phase[1]) * channels)
 
 

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from .pretrained import PRETRAINED, class_names, packaged, pretrained
+from .pretrained import PRETRAINED, class_names, has_weights, packaged, pretrained
 from .table import ZOO, Model, Preprocessing, build, find, known
 
-__all__ = ["PRETRAINED", "ZOO", "Model", "Preprocessing", "build", "class_names", "find", "known", "packaged", "pretrained"]
+__all__ = [
+    "PRETRAINED", "ZOO", "Model", "Preprocessing", "build", "class_names", "find", "has_weights", "known", "packaged",
+    "pretrained",
+]  # fmt: skip

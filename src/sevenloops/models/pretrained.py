@@ -17,7 +17,7 @@ from ..graph.ir import Graph
 from ..weights import load_weights
 from .table import Preprocessing, build, find
 
-__all__ = ["PRETRAINED", "Pretrained", "class_names", "packaged", "pretrained"]
+__all__ = ["PRETRAINED", "Pretrained", "class_names", "has_weights", "packaged", "pretrained"]
 
 Array = np.ndarray[Any, Any]
 
@@ -81,6 +81,12 @@ PRETRAINED: dict[str, Pretrained] = {
         "MIT",
     ),
 }
+
+
+def has_weights(name: str) -> bool:
+    """Whether there are trained weights of a network of the zoo, and their package is installed."""
+    row = PRETRAINED.get(name)
+    return row is not None and packaged(row.package, *row.file) is not None
 
 
 def pretrained(name: str, *, batch: int | str = "N") -> Graph:

@@ -192,7 +192,7 @@ def _conv_nchw(kernel: Kernel, x: Array, packed: Packed, bias: Any, residual: An
             return out  # type: ignore[no-any-return]
         check_output(out, shape, kernel.problem.dtype, {"x": x})
     y = kernel(inner, packed, bias=bias, residual=residual)
-    if out is None and address(inner) == address(x) and not x.flags.c_contiguous:
+    if out is None and not x.flags.c_contiguous and address(inner) == address(x):
         return np.moveaxis(y, -1, 1)  # channels-last in, channels-last out
     return channels_first(y, kernel.threads, out)
 

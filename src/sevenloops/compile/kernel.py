@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..algorithms import ALGORITHMS
-from ..arrays import address, aligned_empty, as_array, check_array, check_output
+from ..arrays import SMALL_BYTES, address, aligned_empty, as_array, check_array, check_output
 from ..errors import ArrayError, KernelError
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
@@ -77,17 +78,19 @@ class Kernel:
         self._row = ALGORITHMS[self.algorithm]
         is_gemm = isinstance(problem, GemmProblem)
         self._y_shape, self._dtype = problem.y_shape, np.dtype(problem.dtype)
-        self._has_residual, self._has_bias = bool(problem.epilogue.residual), problem.epilogue.bias
         self._scratch = threading.local()
         self._x_shape = problem.a_shape if isinstance(problem, GemmProblem) else problem.x_shape
         self._w_shape = problem.b_shape if isinstance(problem, GemmProblem) else problem.w_shape
-        self._bias_shape = (problem.n,) if isinstance(problem, GemmProblem) else (problem.out_channels,)
+        has = {"bias": problem.epilogue.bias, "residual": bool(problem.epilogue.residual)}
+        has["c"] = isinstance(problem, GemmProblem) and problem.beta != 0
+        self._optional = tuple(name for name, wanted in has.items() if wanted)
+        self._is_small = math.prod(self._y_shape) * self._dtype.itemsize < SMALL_BYTES
         self._names = ("a", "b") if is_gemm else ("x", "weights")
         # Transformed weights depend on more than the shape of the buffer: F(4, 6) and F(6, 4) fill equal ones.
         transform = None if self._row.accumulates_as_defined else schedule
         self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype, transform)
+        self._reads_as_stored = self.algorithm in ("gemv", "naive")
         self._pitch = problem.out_pitch if isinstance(problem, ConvProblem) else 0
-        self._has_c = isinstance(problem, GemmProblem) and problem.beta != 0
 
     @property
     def macs_executed(self) -> int:
@@ -120,7 +123,7 @@ class Kernel:
         """
         weights = np.ascontiguousarray(weights)
         check_array(self._names[1], weights, self._w_shape, self._dtype)
-        if self.algorithm in ("gemv", "naive"):
+        if self._reads_as_stored:
             return Packed(weights, self._layout)
         packed: Packed | None = getattr(self._scratch, "packed", None)
         if packed is None:
@@ -138,23 +141,20 @@ class Kernel:
         if not isinstance(packed, Packed) or packed.layout != self._layout:
             raise ArrayError(f"{self._names[1]} must come from this kernel's pack(); got {_describe(packed)}")
         check_array(self._names[0], x, self._x_shape, dtype)
-        arrays, names = [x, packed.array], [self._names[0], self._names[1]]
-        optional = (
-            ("bias", bias, self._bias_shape, self._has_bias),
-            ("residual", residual, y_shape, self._has_residual),
-            ("c", c, y_shape, self._has_c),
-        )
-        for name, value, shape, wanted in optional:
-            if (value is not None) != wanted:
-                raise ArrayError(f"the problem has {'a' if wanted else 'no'} {name}, but {_describe(value)} was given")
-            if wanted:
-                check_array(name, value, shape, dtype)
-                arrays.append(value)
-                names.append(name)
+        arrays = [x, packed.array]
+        names = self._optional
+        if names or bias is not None or residual is not None or c is not None:
+            for name, value in (("bias", bias), ("residual", residual), ("c", c)):
+                wanted = name in names
+                if (value is not None) != wanted:
+                    raise ArrayError(f"the problem has {'a' if wanted else 'no'} {name}, but {_describe(value)} was given")
+                if value is not None:
+                    check_array(name, value, y_shape[-1:] if name == "bias" else y_shape, dtype)
+                    arrays.append(value)
         if out is None and not self._pitch:
-            out = aligned_empty(y_shape, dtype)
+            out = np.empty(y_shape, dtype) if self._is_small else aligned_empty(y_shape, dtype)
         else:
-            check_output(out, y_shape, dtype, dict(zip(names, arrays)), self._pitch)
+            check_output(out, y_shape, dtype, dict(zip((*self._names, *names), arrays)), self._pitch)
         arrays.append(out)
         return arrays
 

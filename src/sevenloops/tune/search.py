@@ -33,8 +33,9 @@ OFFERS = ((1.6, 12), (3.0, 6), (8.0, 2))
 #: a challenger has to be so much faster than the best, and a runner-up so close to it
 BETTER, CLOSE = 0.985, 1.15
 NEIGHBOURS, GENERATIONS = 8, 3
-#: how many schedules besides the best are measured again at the end: a lucky measurement must not win
-RUNNERS_UP = 2
+#: how many schedules besides the best are measured again at the end, and how often if there is time: a lucky measurement
+#: must not win, and on a shared machine six rounds were off by a tenth
+RUNNERS_UP, FINAL_ROUNDS = 4, 40
 #: the share of the budget after which no new stage of refining begins
 REFINE_UNTIL = 0.75
 
@@ -177,7 +178,7 @@ class Search:
         if not finalists:
             raise Unsupported(f"no candidate for {self.problem} computes it correctly")
         best, *others = finalists
-        samples = self._compare(others or [best], best, rounds=6 if others else 3, share=0.15)
+        samples = self._compare(others or [best], best, rounds=FINAL_ROUNDS if others else 3, share=0.15)
         over = {s: samples[s].ratio if s in samples else self.ratios[s] / self.ratios[best] for s in others}
         times = {s: samples[best].median_s * ratio for s, ratio in {**over, best: 1.0}.items()}
         ranked = sorted(times, key=times.__getitem__)

@@ -40,7 +40,7 @@ class Timing:
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
-    peaks_gflops: tuple[float, ...] = ()  # the machine's peak, sampled just before each round
+    peaks_gflops: tuple[float, ...] = ()  # the machine's peak, sampled just before and after each round
 
     @property
     def peak_gflops(self) -> float | None:
@@ -127,13 +127,19 @@ class BenchRun:
         return [row.ratio for row in self.rows if row.ratio is not None]
 
     def share_of_peak(self, row: Row, engine: str) -> float | None:
-        """GFLOP/s over the peak: that sampled beside the rounds if it was, else the best of the whole run.
+        """GFLOP/s over the peak: of each round over that sampled around it, the median; else over the best of the run.
 
-        On a shared machine the clock changes from second to second, and a burst that the peak of the run caught is not
-        what a layer had at its time.
+        On a shared machine the speed changes from second to second, between all and half of it when two virtual processors
+        share a core: a burst that the peak of the run caught is not what a layer had at its time, and a median of the peaks
+        is of other rounds than the median of the times.
         """
         gflops, timing = row.gflops(engine), row.timed(engine)
-        return gflops / (timing.peak_gflops or self.peak_gflops) if gflops and timing else None
+        if not gflops or not timing:
+            return None
+        if not timing.peaks_gflops:
+            return gflops / self.peak_gflops
+        rounds = zip(timing.rounds_s, timing.peaks_gflops)
+        return statistics.median(gflops * timing.median_s / statistics.median(times) / peak for times, peak in rounds)
 
     def total_s(self, engine: str) -> float | None:
         """Time of all layers with their repeats, or None if the engine misses one of them."""

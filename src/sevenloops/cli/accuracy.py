@@ -10,7 +10,7 @@ from rich.table import Table
 from ..bench.accuracy import Accuracy, measure_accuracy
 from ..bench.network_accuracy import BOUNDS, measure_networks
 
-__all__ = ["accuracy_command", "network_accuracy_command"]
+__all__ = ["accuracy_command", "network_accuracy_command", "print_table"]
 
 
 def accuracy_command(kernels: tuple[int, ...], channels: tuple[int, ...], markdown: bool) -> None:
@@ -25,7 +25,7 @@ def accuracy_command(kernels: tuple[int, ...], channels: tuple[int, ...], markdo
         [f"{k} x {k}", what, *(f"{r.largest:.1e}" for r in found), f"{found[-1].root_mean_square:.1e}"]
         for (k, what), found in rows.items()
     ]
-    _print("largest error relative to the largest output, worst of three seeds", heads, lines, markdown)
+    print_table("largest error relative to the largest output, worst of three seeds", heads, lines, markdown)
 
 
 def network_accuracy_command(names: Sequence[str], markdown: bool) -> bool:
@@ -37,11 +37,11 @@ def network_accuracy_command(names: Sequence[str], markdown: bool) -> bool:
         [r.name, r.weights, *(f"{r.errors[accuracy]:.1e}" for accuracy in BOUNDS), "yes" if r.holds else "no"]
         for r in results
     ]
-    _print("largest error relative to the largest output, against float64", heads, lines, markdown)
+    print_table("largest error relative to the largest output, against float64", heads, lines, markdown)
     return all(result.holds for result in results)
 
 
-def _print(title: str, heads: list[str], lines: list[list[str]], markdown: bool) -> None:
+def print_table(title: str, heads: list[str], lines: list[list[str]], markdown: bool) -> None:
     """A table whose first two columns are words."""
     if markdown:
         print("\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *lines]))

@@ -176,6 +176,18 @@ def bench_accuracy(
     accuracy_command(numbers("kernels", kernels), numbers("channels", channels), markdown)
 
 
+@bench_app.command("calls")
+@reporting
+def bench_calls(
+    rounds: Rounds = 7,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+) -> None:
+    """Time what a call costs beside its arithmetic: a warm conv2d of 8x8x8, the first of a process, cold compiles."""
+    from .calls import calls_command
+
+    calls_command(rounds, markdown)
+
+
 @bench_app.command("markdown")
 @reporting
 def bench_markdown(files: Annotated[list[Path], typer.Argument(help="Files that --output wrote.")]) -> None:

@@ -20,8 +20,6 @@ def test_every_kind_of_call_is_timed() -> None:
     assert (len(found.first), len(found.start), len(found.cold)) == (1, 1, len(COLD) - 1)
     assert all(second > 0 for _, _, times in found.rows() for second in times)
     assert said == ["warm calls", "first calls: 1 of 1", "cold compiles: 1 of 1"]
-    # A cold compile makes a kernel, a first call only loads one: were the caches mixed up, they would be alike.
-    assert min(found.cold) > found.warm["NHWC"][0]
 
 
 def test_a_process_that_fails_says_why() -> None:

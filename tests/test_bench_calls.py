@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sevenloops.bench import calls
-from sevenloops.bench.calls import COLD, CallError, Calls, measure_calls
+from sevenloops.bench.calls import COLD, Calls, measure_calls
+from sevenloops.bench.process import WorkerError
 from sevenloops.cli.main import app
 
 
@@ -23,7 +24,7 @@ def test_every_kind_of_call_is_timed() -> None:
 
 
 def test_a_process_that_fails_says_why() -> None:
-    with pytest.raises(CallError, match="lukewarm"):
+    with pytest.raises(WorkerError, match="lukewarm"):
         calls._process("lukewarm", dict(os.environ))
 
 

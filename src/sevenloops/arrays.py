@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .errors import ArrayError, DtypeError
 
-__all__ = ["address", "aligned_empty", "as_array", "check_array", "check_output"]
+__all__ = ["address", "aligned_empty", "allocator", "as_array", "check_array", "check_output"]
 
 #: Vector loads that straddle two cache lines halve the speed of the hot loop; what we allocate never makes them.
 ALIGNMENT = 64
@@ -22,13 +23,21 @@ Array = np.ndarray[Any, Any]
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
     """An uninitialised C-order array that starts on a cache line, unless it is small."""
+    return allocator(shape, dtype)()
+
+
+def allocator(shape: tuple[int, ...], dtype: Any = np.float32) -> Callable[[], Array]:
+    """`aligned_empty` for callers that need the same array again and again: sizes are worked out once."""
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
     if n_bytes < SMALL_BYTES:
-        return np.empty(shape, dtype)
-    raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
-    start = -address(raw) % ALIGNMENT
-    return np.ndarray(shape, dtype, raw, start)
+        return lambda: np.empty(shape, dtype)
+
+    def aligned() -> Array:
+        raw = np.empty(n_bytes + ALIGNMENT, np.uint8)
+        return np.ndarray(shape, dtype, raw, -address(raw) % ALIGNMENT)
+
+    return aligned
 
 
 def _documented_address(array: Array) -> int:

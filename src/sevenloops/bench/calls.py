@@ -21,10 +21,10 @@ import numpy as np
 
 from ..compile import compile
 from ..descriptor import parse_problem
-from ..errors import SevenLoopsError
 from ..functional import conv2d
+from .process import WorkerError
 
-__all__ = ["CallError", "Calls", "measure_calls"]
+__all__ = ["Calls", "measure_calls"]
 
 #: 8 to 8 channels on 8 x 8 pixels, 3 x 3: 37 thousand multiply-adds, well under a microsecond
 CHANNELS, SIZE, KERNEL = 8, 8, 3
@@ -38,10 +38,6 @@ COLD = (
     "mb1 g64 ic64 ih28 iw28 oc64 kh3 kw3 ph1 pw1",
 )
 LIMIT_S = 300.0
-
-
-class CallError(SevenLoopsError, RuntimeError):
-    """A process that was to be timed failed."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Calls:
 
 
 def measure_calls(rounds: int = 7, say: Callable[[str], None] = lambda text: None) -> Calls:
-    """Time `rounds` of everything. Raises `CallError` if a process fails."""
+    """Time `rounds` of everything. Raises `WorkerError` if a process fails."""
     say("warm calls")
     warm = {layout: _warm_s(layout, 20 * rounds) for layout in ("NCHW", "NHWC")}
     first, cold = [], []
@@ -104,9 +100,9 @@ def _process(what: str, environment: dict[str, str]) -> list[float]:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
-        raise CallError(f"a process that measures {what} calls took over {LIMIT_S:.0f} s") from None
+        raise WorkerError(f"a process that measures {what} calls took over {LIMIT_S:.0f} s") from None
     if done.returncode:
-        raise CallError(f"a process that measures {what} calls failed: {done.stderr.strip()[-500:]}")
+        raise WorkerError(f"a process that measures {what} calls failed: {done.stderr.strip()[-500:]}")
     return [float(second) for second in json.loads(done.stdout)]
 
 

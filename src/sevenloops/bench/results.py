@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["NO_PEERS", "OTHER_RESULTS", "OWN", "BenchRun", "Row", "Timing", "Work", "geometric_mean"]
+__all__ = ["NO_PEERS", "OTHER_RESULTS", "OWN", "BenchRun", "Row", "Timing", "Work", "geometric_mean", "share_beside"]
 
 #: the engine that the others are compared with
 OWN = "sevenloops"
@@ -111,6 +111,12 @@ class Row:
         return 2e-9 * self.problem.macs / timing.median_s if timing else None
 
 
+def share_beside(macs: int, rounds_s: Iterable[Sequence[float]], peaks_gflops: Iterable[float]) -> float | None:
+    """The median over the rounds of GFLOP/s over the peak that was sampled beside; None without samples."""
+    shares = [2e-9 * macs / statistics.median(times) / peak for times, peak in zip(rounds_s, peaks_gflops)]
+    return statistics.median(shares) if shares else None
+
+
 @dataclass(frozen=True)
 class BenchRun:
     """Every row of one run, with the machine's limits sampled in that run and the environment."""
@@ -136,10 +142,7 @@ class BenchRun:
         gflops, timing = row.gflops(engine), row.timed(engine)
         if not gflops or not timing:
             return None
-        if not timing.peaks_gflops:
-            return gflops / self.peak_gflops
-        rounds = zip(timing.rounds_s, timing.peaks_gflops)
-        return statistics.median(gflops * timing.median_s / statistics.median(times) / peak for times, peak in rounds)
+        return share_beside(row.problem.macs, timing.rounds_s, timing.peaks_gflops) or gflops / self.peak_gflops
 
     def total_s(self, engine: str) -> float | None:
         """Time of all layers with their repeats, or None if the engine misses one of them."""

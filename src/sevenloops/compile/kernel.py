@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..algorithms import ALGORITHMS
-from ..arrays import SMALL_BYTES, address, aligned_empty, as_array, check_array, check_output
+from ..arrays import address, aligned_empty, allocator, as_array, check_array, check_output
 from ..errors import ArrayError, KernelError
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
@@ -84,7 +83,7 @@ class Kernel:
         has = {"bias": problem.epilogue.bias, "residual": bool(problem.epilogue.residual)}
         has["c"] = isinstance(problem, GemmProblem) and problem.beta != 0
         self._optional = tuple(name for name, wanted in has.items() if wanted)
-        self._is_small = math.prod(self._y_shape) * self._dtype.itemsize < SMALL_BYTES
+        self._new_output = allocator(self._y_shape, self._dtype)
         self._names = ("a", "b") if is_gemm else ("x", "weights")
         # Transformed weights depend on more than the shape of the buffer: F(4, 6) and F(6, 4) fill equal ones.
         transform = None if self._row.accumulates_as_defined else schedule
@@ -152,7 +151,7 @@ class Kernel:
                     check_array(name, value, y_shape[-1:] if name == "bias" else y_shape, dtype)
                     arrays.append(value)
         if out is None and not self._pitch:
-            out = np.empty(y_shape, dtype) if self._is_small else aligned_empty(y_shape, dtype)
+            out = self._new_output()
         else:
             check_output(out, y_shape, dtype, dict(zip((*self._names, *names), arrays)), self._pitch)
         arrays.append(out)

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from ..bench.results import share_beside
 from ..problem import GemmProblem, Problem
 from .table import Rung
 
@@ -62,9 +63,7 @@ class Point:
     @property
     def share_of_peak(self) -> float | None:
         """The median over the rounds of GFLOP/s over the peak that was sampled beside."""
-        work = 2e-9 * self.case.problem.macs
-        shares = [work / statistics.median(times) / peak for times, peak in zip(self.rounds_s, self.peaks_gflops)]
-        return statistics.median(shares) if shares else None
+        return share_beside(self.case.problem.macs, self.rounds_s, self.peaks_gflops)
 
     @property
     def best_share(self) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 import sevenloops
 from operands import Operands
 from problems import exact_on_integers
+from scheduler import OneByOne, can_schedule, with_loop
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.machine import Machine
 from sevenloops.problem import Problem
@@ -55,6 +56,18 @@ def check(problem: Problem, schedule: Schedule, machine: Machine, *, may_cancel:
         largest = max(largest, operands.largest_sum_of_magnitudes())
         if not algorithm.accumulates_as_defined:
             largest = max(largest, np.abs(operands.x).max() * np.abs(operands.w).reshape(len(operands.w), -1).sum(1).max())
-    error = np.abs(run(kernel, operands) - expected).max()
+    result = run(kernel, operands)
+    error = np.abs(result - expected).max()
     allowed = algorithm.tolerance * np.finfo(problem.dtype).eps / np.finfo(np.float32).eps
     assert error <= allowed * largest, f"off by {error:.3e} where outputs reach {largest:.3e}; {allowed:.1e} is allowed"
+    if schedule.params.get("parallel") and can_schedule(machine):
+        check_tasks(kernel, operands, result.copy())
+
+
+def check_tasks(kernel: Any, operands: Operands, expected: Any) -> None:
+    """Assert that no two tasks write the same element, and that the last task may come first."""
+    for backwards in (False, True):
+        loop = OneByOne(operands.out, backwards=backwards)
+        result = run(with_loop(kernel, kernel.image, kernel.machine, loop), operands)
+        assert loop.most <= 1, f"{loop.most} tasks of {kernel.schedule} write the same element"
+        assert result.tobytes() == expected.tobytes(), f"the result of {kernel.schedule} depends on the order of its tasks"

@@ -39,7 +39,10 @@ def test_agrees_with_the_definition(name: str, text: str, isa: str) -> None:
     schedules = ALGORITHMS[name].schedules(problem, machine)
     assert schedules, "an algorithm that supports a problem has a schedule for it"
     assert len(set(schedules)) == len(schedules)
-    for schedule in schedules[: 1 if name in FEWER_TRIED else SCHEDULES_TRIED]:
+    tried = schedules[: 1 if name in FEWER_TRIED else SCHEDULES_TRIED]
+    if "parallel" in tried[-1].params:  # however little there is to divide: tasks must not meet
+        tried[-1] = tried[-1].replace(parallel=True)
+    for schedule in tried:
         check(problem, schedule, machine)
 
 

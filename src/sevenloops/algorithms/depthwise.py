@@ -23,6 +23,7 @@ from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, Geometry, ceil_div, only_conv
 from .cost import FORK_CYCLES, with_memory_s
+from .tiles import tiles_computed
 
 PARAMETERS = {
     "tile_pixels": "outputs of a row in the register tile",
@@ -179,18 +180,18 @@ def _schedule(
 ) -> None:
     import halide as hl
 
+    from .funcs import split_tasks
+
     c, ox, oy, oz, n = dims
     tail, lanes = hl.TailStrategy, machine.lanes
-    task, row, rows, tile, px, ty, block, lane = (
-        hl.Var(v) for v in ["task", "row", "rows", "tile", "px", "ty", "block", "lane"]
-    )
+    task, row, tile, px, ty, block, lane = (hl.Var(v) for v in ("task", "row", "tile", "px", "ty", "block", "lane"))
     for var, extent in zip(dims, (oc, g.out[2], g.out[1], g.out[0], g.batch)):
         out.bound(var, 0, extent)
     if oc % s.tile_channels:
         out.split(c, block, lane, s.tile_channels, tail.PredicateStores).vectorize(lane)
     else:
         out.split(c, block, lane, s.tile_channels).vectorize(lane, lanes).unroll(lane)
-    out.split(oy, task, rows, s.task_rows, tail.ShiftInwards).split(rows, row, ty, s.tile_rows, tail.ShiftInwards)
+    split_tasks(out, oy, (task, row, ty), g.out[1], s.tile_rows, s.task_rows)
     out.split(ox, tile, px, s.tile_pixels, tail.ShiftInwards)
     order = {"inner": (block, tile, row, task), "task": (tile, row, block, task), "outer": (tile, row, task, block)}
     out.reorder(lane, px, ty, *order[s.channels], oz, n)
@@ -290,7 +291,7 @@ def _cost(g: Geometry, oc: int, s: Schedule, machine: Machine) -> float:
     pressed = 0.1 * max(0, sums - registers // 2 + 2) + 1.5 * max(0, sums + 4 - registers)
     tile = vectors * max(taps * outputs / 2, (inputs + taps) / LOADS_PER_CYCLE) * (1.1 if vectors > 1 else 1.0) + 6
     tile += taps * pressed if unrolled(g, s, machine) == 2 else 0
-    for axis, run in zip(skipped_axes(g, s), (s.task_rows, s.tile_pixels)):
+    for axis, run in zip(skipped_axes(g, s), (s.tile_rows, s.tile_pixels)):
         tile *= seen(g, axis, run) / (ceil_div(g.out[axis], run) * run * g.kernel[axis])
     tiles = ceil_div(g.out[2], s.tile_pixels) * ceil_div(s.task_rows, s.tile_rows)
     blocks = ceil_div(oc, s.tile_channels)
@@ -359,9 +360,9 @@ def _macs(problem: ConvProblem, s: Schedule) -> int:
     channels = ceil_div(problem.out_channels, s.tile_channels) * s.tile_channels
     skipped = skipped_axes(g, s)
     if 1 in skipped:
-        rows = seen(g, 1, s.task_rows)
+        rows = seen(g, 1, s.tile_rows)
     else:
-        rows = ceil_div(g.out[1], s.task_rows) * ceil_div(s.task_rows, s.tile_rows) * s.tile_rows * g.kernel[1]
+        rows = tiles_computed(g.out[1], s.tile_rows, s.task_rows) * s.tile_rows * g.kernel[1]
     pixels = ceil_div(g.out[2], s.tile_pixels) * s.tile_pixels * g.kernel[2]
     return int(g.slices * channels * rows * (seen(g, 2, s.tile_pixels) if 2 in skipped else pixels) * g.kernel[0])
 

@@ -11,6 +11,7 @@ from ..epilogue import Epilogue
 from ..problem import ConvProblem, Problem
 from ..shift import Shift, channel_offsets
 from .base import Buffer, Definition, Geometry, strides_of
+from .tiles import tiles_per_task
 
 __all__ = [
     "apply_epilogue",
@@ -21,6 +22,7 @@ __all__ = [
     "moved_by",
     "padded_input",
     "padded_rows",
+    "split_tasks",
     "strided",
 ]
 
@@ -130,6 +132,21 @@ def epilogue_inputs(
     for name, shape in specs:
         params.append(image(name, shape, problem.dtype))
     return params, specs
+
+
+def split_tasks(stage: Any, var: Any, loops: tuple[Any, Any, Any], extent: int, tile: int, task: int) -> None:
+    """Split a loop of `extent` turns into `loops`: tasks, the tiles of one, the turns of a tile.
+
+    No turn belongs to two tasks. Tasks have `task` turns where that divides the extent, with their last tile shifted
+    inwards; elsewhere they are made of whole tiles (see `tiles_per_task`), and the last task has fewer.
+    """
+    over_tasks, over_tiles, inner = loops
+    tail = hl.TailStrategy
+    if extent % task == 0:
+        stage.split(var, over_tasks, over_tiles, task).split(over_tiles, over_tiles, inner, tile, tail.ShiftInwards)
+    else:
+        stage.split(var, over_tiles, inner, tile, tail.ShiftInwards)
+        stage.split(over_tiles, over_tasks, over_tiles, tiles_per_task(extent, tile, task), tail.GuardWithIf)
 
 
 def _is_nan(v: Any) -> Any:

@@ -49,7 +49,7 @@ def define(problem: GemmProblem, schedule: Schedule, machine: Machine) -> Defini
     """Partial sums by lane, a tail of k, and their sum."""
     import halide as hl
 
-    from .funcs import apply_epilogue, definition, epilogue_inputs, image
+    from .funcs import apply_epilogue, definition, epilogue_inputs, image, split_tasks
 
     a, b = image("a", problem.a_shape), image("b", problem.b_shape)
     extra, specs = epilogue_inputs(problem, problem.n, problem.y_shape)
@@ -81,10 +81,10 @@ def define(problem: GemmProblem, schedule: Schedule, machine: Machine) -> Defini
     bias = named["bias"][n] if "bias" in named else None
     out[n, m] = apply_epilogue(problem.epilogue, v, bias, named["residual"][n, m] if "residual" in named else None)
 
-    task, run, tile, col = (hl.Var(s) for s in ("task", "run", "tile", "col"))
+    task, tile, col = (hl.Var(s) for s in ("task", "tile", "col"))
     out.bound(n, 0, problem.n).bound(m, 0, problem.m)
-    out.split(n, task, run, schedule.task_columns, hl.TailStrategy.ShiftInwards)
-    out.split(run, tile, col, schedule.columns, hl.TailStrategy.ShiftInwards).reorder(col, m, tile, task)
+    split_tasks(out, n, (task, tile, col), problem.n, schedule.columns, schedule.task_columns)
+    out.reorder(col, m, tile, task)
     out.unroll(col).unroll(m)
     if schedule.parallel:
         out.parallel(task)

@@ -146,7 +146,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
         out.bound(var, 0, extent)
     vector, task = hl.RVar("vector"), hl.RVar("task")
     stage = out.update(0)
-    stage.allow_race_conditions()  # bands and tiles that overlap write the same values
+    stage.allow_race_conditions()  # no two bands have a pixel in common
     stage.split(lane, lane, vector, machine.lanes).vectorize(vector)
     stage.reorder(vector, lane, px, tile, panel, part, band, image_n).unroll(lane).unroll(px)
     stage.fuse(part, band, task).fuse(task, image_n, task)

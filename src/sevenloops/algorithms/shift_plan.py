@@ -73,10 +73,10 @@ def view(problem: ConvProblem) -> View:
 
 
 def bands(problem: ConvProblem, task_pixels: int) -> list[range]:
-    """The output lines of each task; the last band begins earlier where they do not come out even."""
+    """The output lines of each task; the last band is shorter where they do not come out even."""
     g = Geometry.of(problem)
     total, size = g.out[0] * g.out[1], task_pixels // g.out[2]
-    return [range(min(start, total - size), min(start, total - size) + size) for start in range(0, total, size)]
+    return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 @functools.lru_cache(maxsize=4096)

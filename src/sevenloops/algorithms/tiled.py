@@ -10,7 +10,7 @@ vectors of packed weights and one broadcast input value per pixel. Around it, fr
             for taps: the hot loop, unrolled `unroll` times
 
 Pixels are numbered through the rows (p = y * ow + x), so a tile may cross from one row into the next and only the end of
-a task leaves a partial tile, which is shifted inwards and computed again. Sums of more than `LONG_SUM` terms are added up in
+a task leaves a partial tile, which is shifted inwards and computes a few pixels again. No pixel belongs to two tasks. Sums of more than `LONG_SUM` terms are added up in
 parts, tile by tile: one long sum after the other loses digits. Weights are packed as `[tile_channels, taps,
 panel]`, innermost first: the hot loop reads them in order, one aligned vector after the other.
 """
@@ -27,7 +27,7 @@ import halide as hl
 from ..problem import ConvProblem
 from ..schedule import Schedule
 from .base import ceil_div
-from .funcs import apply_epilogue
+from .funcs import apply_epilogue, split_tasks
 
 __all__ = ["Extents", "Product", "channel_bias", "clamped_channel", "conv_epilogue", "tiled_product"]
 
@@ -106,14 +106,15 @@ def tiled_product(schedule: Schedule, lanes: int, e: Extents, term: Term, finish
     already counted through all blocks); `finish(v, c, p, g, z, n)` is the epilogue of a finished sum.
     The output is `out[oc, g, p, z, n]`, innermost first.
     """
-    c, p, g, z, n, block = (hl.Var(v) for v in ("c", "p", "g", "z", "n", "block"))
+    c, p, g, z, n, block, tile, px = (hl.Var(v) for v in ("c", "p", "g", "z", "n", "block", "tile", "px"))
     axis, blocks = (0, schedule.k_blocks) if schedule.k_blocks > 1 else parts_of_sum(e.taps)
     depths = [extent // blocks if at == axis else extent for at, extent in enumerate(e.taps)]
     r = hl.RDom([hl.Range(0, extent) for extent in depths], "tap")
     rvars = [r[at] for at in range(len(e.taps))]
 
-    sums = hl.Func("sums")  # sums[oc, p, g, z, n(, block)]: the register tile
+    sums = hl.Func("sums")  # the register tile: sums[oc, p, g, z, n], of parts sums[oc, p, g, z, n, block]
     out = hl.Func("out")  # out[oc, g, p, z, n]
+    at = [p]
     if blocks == 1:
         sums[c, p, g, z, n] += term([*rvars, hl.Expr(0)] if e.blocks_apart else rvars, c, p, g, z, n)
         total = sums
@@ -121,12 +122,19 @@ def tiled_product(schedule: Schedule, lanes: int, e: Extents, term: Term, finish
         whole = [block * depths[at] + rvar if at == axis else rvar for at, rvar in enumerate(rvars)]
         if e.blocks_apart:
             whole = [*rvars, block] if schedule.k_blocks > 1 else [*whole, hl.Expr(0)]
-        sums[c, p, g, z, n, block] += term(whole, c, p, g, z, n)
-        total = hl.Func("total")  # total[oc, p, g, z, n]: the sum over the blocks, in L1 or L2
+        total = hl.Func("total")  # the sum over the blocks, in L1 or L2
         rb = hl.RDom([hl.Range(0, blocks)], "block")
-        total[c, p, g, z, n] = hl.f32(0)
-        total[c, p, g, z, n] += sums[c, p, g, z, n, rb[0]]
-    out[c, g, p, z, n] = finish(hl.Expr(total[c, p, g, z, n]), c, p, g, z, n)
+        pixel, stored = p, [p]
+        if schedule.k_blocks > 1:
+            # Stored by tile, [oc, px, tile, g, z, n]: a last tile that is shifted inwards has a place of its own.
+            first = lambda tile: hl.min(tile * schedule.tile_pixels, e.pixels - schedule.tile_pixels)  # noqa: E731
+            pixel, stored = first(tile) + px, [px, tile]
+            of_pixel = p // schedule.tile_pixels
+            at = [hl.unsafe_promise_clamped(p - first(of_pixel), 0, schedule.tile_pixels - 1), of_pixel]
+        sums[(c, *stored, g, z, n, block)] += term(whole, c, pixel, g, z, n)
+        total[(c, *stored, g, z, n)] = hl.f32(0)
+        total[(c, *stored, g, z, n)] += sums[(c, *stored, g, z, n, rb[0])]
+    out[c, g, p, z, n] = finish(hl.Expr(total[(c, *at, g, z, n)]), c, p, g, z, n)
     return _schedule(schedule, lanes, e, (c, p, g, z, n), sums, total, out, rvars)
 
 
@@ -134,11 +142,11 @@ def _schedule(
     s: Schedule, lanes: int, e: Extents, dims: tuple[Any, ...], sums: Any, total: Any, out: Any, rvars: list[Any]
 ) -> Product:
     c, p, g, z, n = dims
-    panel, lane, part, task, run, tile, px = (hl.Var(v) for v in ("panel", "lane", "part", "task", "run", "tile", "px"))
+    panel, lane, part, task, tile, px = (hl.Var(v) for v in ("panel", "lane", "part", "task", "tile", "px"))
     tail = hl.TailStrategy
     for var, extent in zip((c, g, p, z, n), (e.oc, e.groups, e.pixels, e.depth, e.batch)):
         out.bound(var, 0, extent)
-    out.split(p, task, run, s.task_pixels, tail.ShiftInwards).split(run, tile, px, s.tile_pixels, tail.ShiftInwards)
+    split_tasks(out, p, (task, tile, px), e.pixels, s.tile_pixels, s.task_pixels)
     panels = ceil_div(e.oc, s.tile_channels)
     if e.oc % s.tile_channels:
         # Halide does not split what a predicated split made: a partial panel allows all panels in a task, or just one.
@@ -156,23 +164,22 @@ def _schedule(
     if s.parallel:
         out.parallel(task)
 
-    at = (out, tile)
+    at, pixel = (out, tile), p
     if total is not sums:
-        ttile, tpx, rb = hl.Var("ttile"), hl.Var("tpx"), total.rvars(0)[0]
+        rb = total.rvars(0)[0]
         stage = total.update(0)
         if s.k_blocks > 1:
-            total.compute_at(out, panel if inner else task).vectorize(c, lanes)
-            stage.split(p, ttile, tpx, s.tile_pixels).reorder(c, tpx, ttile, g, z, n, rb)
-            stage.vectorize(c, lanes).unroll(c).unroll(tpx)
-            at = (total, ttile)
+            total.compute_at(out, panel if inner else task).bound(px, 0, s.tile_pixels).vectorize(c, lanes)
+            stage.reorder(c, px, tile, g, z, n, rb).vectorize(c, lanes).unroll(c).unroll(px)
+            at, pixel = (total, tile), px
         else:
             total.compute_at(out, tile).bound_extent(c, s.tile_channels).bound_extent(p, s.tile_pixels)
             total.vectorize(c, lanes).unroll(c).unroll(p)
             stage.reorder(c, p, g, z, n, rb).vectorize(c, lanes).unroll(c).unroll(p)
             at = (total, rb)
-    sums.compute_at(*at).bound_extent(c, s.tile_channels).bound_extent(p, s.tile_pixels)
-    sums.vectorize(c, lanes).unroll(c).unroll(p)
-    hot = sums.update(0).reorder(c, p, *rvars).vectorize(c, lanes).unroll(c).unroll(p)
+    sums.compute_at(*at).bound_extent(c, s.tile_channels).bound_extent(pixel, s.tile_pixels)
+    sums.vectorize(c, lanes).unroll(c).unroll(pixel)
+    hot = sums.update(0).reorder(c, pixel, *rvars).vectorize(c, lanes).unroll(c).unroll(pixel)
     if s.unroll > 1:
         hot.unroll(rvars[0], s.unroll)
     return Product(out, task)

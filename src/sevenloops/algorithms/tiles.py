@@ -35,6 +35,8 @@ __all__ = [
     "tiled_schedules",
     "tiled_seconds",
     "tiled_workspace",
+    "tiles_computed",
+    "tiles_per_task",
     "weight_streams",
 ]
 
@@ -273,6 +275,23 @@ def weight_streams(tile_channels: int, machine: Machine) -> int:
     return 2 if tile_channels // machine.lanes % 2 == 0 else 1
 
 
+def tiles_per_task(extent: int, tile: int, task: int) -> int:
+    """How many tiles a task gets where tasks of `task` elements do not divide `extent`.
+
+    A last tile that is not full is shifted inwards, over the one before it. Both belong to one task: what two tasks wrote
+    would depend on which of them came last, as the compiler may round the sums of two bodies differently.
+    """
+    tiles, each = ceil_div(extent, tile), ceil_div(task, tile)
+    while extent % tile and each < tiles and (tiles - 1) % each == 0:
+        each += 1
+    return each
+
+
+def tiles_computed(extent: int, tile: int, task: int) -> int:
+    """Tiles of all tasks: those of each task where tasks divide `extent`, else those of the whole."""
+    return extent // task * ceil_div(task, tile) if extent % task == 0 else ceil_div(extent, tile)
+
+
 def check_parts(oc: int, s: Schedule) -> str | None:
     """The reason why `channel_parts` cannot divide the panels evenly, or None."""
     panels = ceil_div(oc, s.tile_channels)
@@ -285,7 +304,7 @@ def check_parts(oc: int, s: Schedule) -> str | None:
 
 def tiled_macs(shape: ProductShape, s: Schedule) -> int:
     """Multiply-accumulates really done: partial tiles and panels are computed whole."""
-    tiles = ceil_div(s.task_pixels, s.tile_pixels) * ceil_div(shape.pixels, s.task_pixels)
+    tiles = tiles_computed(shape.pixels, s.tile_pixels, s.task_pixels)
     lanes = ceil_div(shape.oc, s.tile_channels) * s.tile_channels
     return int(shape.slices * tiles * s.tile_pixels * lanes * shape.taps)
 

@@ -22,7 +22,15 @@ from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, Geometry, ceil_div
 from .phases import Phased, by_phase
-from .tiles import PARAMETERS, ProductShape, check_tiled, tiled_schedules, tiled_seconds, tiled_workspace
+from .tiles import (
+    PARAMETERS,
+    ProductShape,
+    check_tiled,
+    tiled_schedules,
+    tiled_seconds,
+    tiled_workspace,
+    tiles_per_task,
+)
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -133,13 +141,18 @@ def define_stores(f: Phased, problem: ConvProblem, s: Schedule, sums: Any, named
 
     c, axes = hl.Var("c"), list(reversed(f.axes))
     slices = (f.axes[0].cells, f.groups, f.batch)
-    extents = [s.tile_pixels, ceil_div(s.task_pixels, s.tile_pixels), *(len(axis.phases) for axis in axes)]
-    extents += [ceil_div(f.pixels, s.task_pixels), *slices]
+    tiles, each = run_tiles(f, s)
+    extents = [s.tile_pixels, each, *(len(axis.phases) for axis in axes), ceil_div(tiles, each), *slices]
     o = hl.RDom([hl.Range(0, extent) for extent in extents], "o")
     loops = [o[index] for index in range(len(extents))]
     group, batch = loops[-2:]
+    if tiles % each:
+        o.where(loops[5] * each + loops[1] < tiles)
     spot = []
     for axis, cell, phase in zip(axes, cells(f, s, loops), loops[2:5]):
+        lasts = [axis.last(r) for r in axis.phases]
+        if min(lasts) + 1 < axis.cells:
+            o.where(cell <= by_phase(phase, lasts))
         spot.append(hl.unsafe_promise_clamped(cell * axis.stride + phase, 0, axis.out - 1))
     bias = None
     if "bias" in named:
@@ -156,22 +169,28 @@ def define_stores(f: Phased, problem: ConvProblem, s: Schedule, sums: Any, named
     return out, c, loops
 
 
+def run_tiles(f: Phased, s: Schedule) -> tuple[int, int]:
+    """The tiles of a phase, and of a run, which is what a task computes of it (see `tiles.tiles_per_task`)."""
+    if f.pixels % s.task_pixels:
+        return ceil_div(f.pixels, s.tile_pixels), tiles_per_task(f.pixels, s.tile_pixels, s.task_pixels)
+    each = ceil_div(s.task_pixels, s.tile_pixels)
+    return f.pixels // s.task_pixels * each, each
+
+
 def cells(f: Phased, s: Schedule, loops: list[Any]) -> list[Any]:
     """The output within its phase, `[x, y, z]`, that the loops `[px, tile, rx, ry, rz, run, z, ...]` stand for.
 
-    The last run and the last tile are shifted inwards. Where a phase ends before the others, its last output is
-    computed again.
+    The last tile (of each run, where runs divide the pixels) is shifted inwards. Phases that end before the others have
+    cells that belong to no output.
     """
     import halide as hl
 
-    ax = f.axes[2]
-    p = hl.min(loops[5] * s.task_pixels, f.pixels - s.task_pixels)
-    p = p + hl.min(loops[1] * s.tile_pixels, s.task_pixels - s.tile_pixels) + loops[0]
-    found = [p % ax.cells, p // ax.cells, loops[6]]
-    for index, (axis, phase) in enumerate(zip(reversed(f.axes), loops[2:5])):
-        if axis.last(axis.phases[-1]) + 1 < axis.cells:
-            found[index] = hl.min(found[index], by_phase(phase, [axis.last(phase) for phase in axis.phases]))
-    return found
+    ax, (px, tile), run = f.axes[2], loops[:2], loops[5]
+    if f.pixels % s.task_pixels:
+        p = hl.min((run * run_tiles(f, s)[1] + tile) * s.tile_pixels, f.pixels - s.tile_pixels) + px
+    else:
+        p = run * s.task_pixels + hl.min(tile * s.tile_pixels, s.task_pixels - s.tile_pixels) + px
+    return [p % ax.cells, p // ax.cells, loops[6]]
 
 
 def _schedule(
@@ -200,7 +219,7 @@ def _schedule(
     for var in (*parts, *outer[1:]):
         store.fuse(fused, var, task)
         fused = task
-    store.allow_race_conditions()  # where runs overlap, both store the same
+    store.allow_race_conditions()  # every output belongs to one task
     if s.parallel:
         store.parallel(task)
     sums.compute_at(out, tile).bound_extent(c, s.tile_channels).bound_extent(inner[0], s.tile_pixels)
@@ -250,7 +269,7 @@ def check(problem: ConvProblem, schedule: Schedule, machine: Machine) -> str | N
 def macs_executed(problem: ConvProblem, s: Schedule) -> int:
     """Multiply-accumulates really done: every phase computes all pixels with its own taps, in whole tiles and panels."""
     f = Phased.of(problem)
-    tiles = ceil_div(s.task_pixels, s.tile_pixels) * ceil_div(f.pixels, s.task_pixels)
+    tiles, _ = run_tiles(f, s)
     lanes = ceil_div(f.oc, s.tile_channels) * s.tile_channels
     slices = f.groups * f.batch * f.axes[0].cells
     return int(slices * tiles * s.tile_pixels * lanes * f.ic * f.outer_taps)

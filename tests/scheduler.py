@@ -34,7 +34,7 @@ _PAR_FOR = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int
 )
 #: A NaN that no kernel makes.
-POISON = {"float32": np.uint32(0x7FE12211), "float64": np.uint64(0x7FFE122133445566)}
+POISON: dict[str, Any] = {"float32": np.uint32(0x7FE12211), "float64": np.uint64(0x7FFE122133445566)}
 
 
 def can_schedule(machine: Machine) -> bool:

@@ -10,9 +10,10 @@ vectors of packed weights and one broadcast input value per pixel. Around it, fr
             for taps: the hot loop, unrolled `unroll` times
 
 Pixels are numbered through the rows (p = y * ow + x), so a tile may cross from one row into the next and only the end of
-a task leaves a partial tile, which is shifted inwards and computes a few pixels again. No pixel belongs to two tasks. Sums of more than `LONG_SUM` terms are added up in
-parts, tile by tile: one long sum after the other loses digits. Weights are packed as `[tile_channels, taps,
-panel]`, innermost first: the hot loop reads them in order, one aligned vector after the other.
+a task leaves a partial tile, which is shifted inwards and computes a few pixels again. No pixel belongs to two tasks.
+Sums of more than `LONG_SUM` terms are added up in parts, tile by tile: one long sum after the other loses digits. Weights
+are packed as `[tile_channels, taps, panel]`, innermost first: the hot loop reads them in order, one aligned vector after
+the other.
 """
 
 from __future__ import annotations

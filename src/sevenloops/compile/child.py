@@ -10,6 +10,7 @@ system means the parent's *thread*, so all are started by one thread that never 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import queue
@@ -63,13 +64,10 @@ def import_path() -> list[str]:
 def _own_folders() -> set[str]:
     """The folders that Python itself may have put on the path."""
     found = set()
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if script:
+    if script := getattr(sys.modules.get("__main__"), "__file__", None):
         found.add(os.path.dirname(os.path.realpath(script)))
-    try:
-        found.add(os.path.realpath(os.getcwd()))
-    except OSError:  # it was deleted
-        pass
+    with contextlib.suppress(OSError):  # it was deleted
+        found.add(os.getcwd())
     return found
 
 
@@ -91,7 +89,10 @@ def start(
     environment = {**os.environ, **(env or {})}
     environment.pop("PYTHONPATH", None)  # the path has it; an empty or relative entry would mean the current folder
     starter = _starters.get(os.getpid()) or _starters.setdefault(os.getpid(), _Starter())
-    return starter.call(lambda: subprocess.Popen([sys.executable, "-c", code], env=environment, **options))
+    process: subprocess.Popen[Any] = starter.call(
+        lambda: subprocess.Popen([sys.executable, "-c", code], env=environment, **options)
+    )
+    return process
 
 
 class _Starter:

@@ -31,6 +31,8 @@ __all__ = ["TIME_LIMIT_S", "Worker", "compile_all", "memory_limit", "run_job"]
 
 #: How long one kernel may compile before its worker is stopped.
 TIME_LIMIT_S = 60.0
+#: How much longer this process waits, for the worker to start; the worker itself measures the time of its job.
+START_S = 30.0
 #: How long a worker waits for its next job before it ends. A new one takes about a second to start.
 IDLE_S = 60.0
 #: What it ends with then; the next job may just have been sent.
@@ -104,7 +106,7 @@ class Worker:
             expired.set()
             self.process.kill()
 
-        timer = threading.Timer(time_limit_s, kill)
+        timer = threading.Timer(START_S + time_limit_s, kill)
         timer.start()
         try:
             _send(self.process.stdin, (job, time_limit_s, self._memory_limit))
@@ -118,8 +120,8 @@ class Worker:
         if isinstance(value, MemoryError) and self._memory_limit:
             self.stop()  # it may still hold much of it
             raise CompileError(
-                f"compiling needed more than {_gib(self._memory_limit)} of memory, which is the limit for one kernel on this "
-                "machine; give a schedule with a smaller tile or less unrolling, or fewer operators at once"
+                f"compiling needed more than {_gib(self._memory_limit)} of memory, the limit for a kernel on this machine, "
+                "and was stopped; give a schedule with a smaller tile or less unrolling, or fewer operators at once"
             )
         raise value
 
@@ -135,10 +137,10 @@ class Worker:
                 "schedule with a smaller tile or less unrolling"
             )
         if code in (IDLE_CODE, -signal.SIGKILL, -signal.SIGTERM):
-            return _Interrupted("the compiler process was killed twice, not by sevenloops; the system may be short of memory")
-        name = signal.Signals(-code).name if code < 0 else f"code {code}"
+            return _Interrupted("something else killed the compiler process, twice; the system may be short of memory")
+        why = f"code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
         memory = f", or it needed more than its {_gib(self._memory_limit)} of memory" if self._memory_limit else ""
-        return CompileError(f"the compiler process ended with {name}; the schedule may be at fault{memory}")
+        return CompileError(f"the compiler process ended with {why}; the schedule may be at fault{memory}")
 
     def stop(self) -> None:
         """End the process."""

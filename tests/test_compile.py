@@ -192,7 +192,7 @@ def test_the_digest_changes_with_every_source(tmp_path: Path, name: str) -> None
     assert store.digest_of(store.sources(copy)) != digest
 
 
-@pytest.mark.parametrize("what", ["version of the package", "version of numpy", "sources"])
+@pytest.mark.parametrize("what", ["versions of the compiler", "version of numpy", "sources"])
 def test_the_digest_has_the_sources_and_the_versions(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     before = store.build_digest.__wrapped__()
     if what == "sources":

@@ -20,7 +20,7 @@ from sevenloops.bench.process import EngineProcess
 from sevenloops.compile import child, workers
 from sevenloops.compile.workers import IDLE_CODE, Worker, run_job
 from sevenloops.errors import CompileError, CompileTimeout
-from sevenloops.machine_detect import allowed_cores, memory_bytes
+from sevenloops.machine_detect import allowed_cores
 
 SOURCE = str(Path(sevenloops.__file__).parents[1])
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do this")
@@ -151,9 +151,11 @@ def test_a_job_that_needs_too_much_memory_is_an_error(monkeypatch: pytest.Monkey
         free_worker.stop()
 
 
-def test_the_memory_limit_leaves_room_for_others() -> None:
-    assert 0 < workers.memory_limit() <= memory_bytes() // 2
-    assert workers.memory_limit() >= min(2 << 30, memory_bytes() // 2)
+@pytest.mark.parametrize(("gib", "cores", "limit"), [(64, 8, 4), (64, 2, 16), (8, 8, 2), (1, 1, 2)])
+def test_the_memory_limit(monkeypatch: pytest.MonkeyPatch, gib: int, cores: int, limit: int) -> None:
+    monkeypatch.setattr(workers, "memory_bytes", lambda: gib << 30)
+    monkeypatch.setattr(workers, "allowed_cores", lambda: cores)
+    assert workers.memory_limit.__wrapped__() == limit << 30
 
 
 KILLED = (

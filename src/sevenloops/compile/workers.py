@@ -39,7 +39,7 @@ IDLE_S = 60.0
 IDLE_CODE = 75
 #: How long a worker that has closed its pipes may take to end.
 END_S = 5.0
-#: What one kernel may need at least; most need a few MB beyond what Halide itself takes.
+#: What a job may allocate at least. Halide's libraries map 0.3 GB; most kernels need a few MB more.
 LEAST_MEMORY = 2 << 30
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -47,12 +47,8 @@ Job = tuple[Callable[..., Any], tuple[Any, ...]]
 
 @functools.cache
 def memory_limit() -> int:
-    """Bytes that one job may allocate: its share when workers on all cores take half of this machine's memory.
-
-    At least 2 GiB, but never more than half of the memory.
-    """
-    half = memory_bytes() // 2
-    return min(half, max(LEAST_MEMORY, half // allowed_cores()))
+    """Bytes that a job may allocate: its share when workers on all cores take half of this machine's memory, or 2 GiB."""
+    return max(LEAST_MEMORY, memory_bytes() // 2 // allowed_cores())
 
 
 def _send(stream: IO[bytes], value: Any) -> None:

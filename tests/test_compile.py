@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,8 +18,9 @@ import numpy as np
 import pytest
 
 import sevenloops
+from sevenloops import machine_measure, records
 from sevenloops.algorithms import ALGORITHMS
-from sevenloops.compile import cache, store
+from sevenloops.compile import cache, choices, store
 from sevenloops.compile.build import KernelImage, build_image
 from sevenloops.compile.workers import run_job
 from sevenloops.descriptor import parse_problem
@@ -110,6 +113,36 @@ def test_an_unwritable_cache_warns_and_works(tmp_path: Path, monkeypatch: pytest
         assert image() is not None
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which even root can make none")
+def test_a_cache_that_cannot_be_created_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEVENLOOPS_CACHE_DIR", "/proc/sevenloops")
+    with pytest.warns(CacheWarning, match="/proc/sevenloops/kernels cannot be used.*compiled again in each process") as told:
+        assert image() is not None
+        assert image() is not None
+    assert len(told) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("what", ["kernel", "list", "records", "state", "speeds"])
+def test_a_pipe_in_the_cache_folder_does_not_hang(own_cache: Path, what: str) -> None:
+    machine = Machine.host()
+    path, read = {
+        "kernel": (own_cache / "k.7k", lambda: cache.read("k")),
+        "list": (own_cache / "k.7k", cache.entries),
+        "records": (records.path(), records.entries),
+        "state": (records.path(), lambda: choices._state.__wrapped__(0, records.path())),
+        "speeds": (machine_measure.stored_path(machine), lambda: machine_measure.with_stored(machine)),
+    }[what]
+    own_cache.mkdir(parents=True, mode=0o700)
+    os.mkfifo(path)
+    thread = threading.Thread(target=read, daemon=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)
+        thread.start()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_a_full_disk_warns_and_leaves_nothing_behind(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: str, target: str) -> None:
         raise OSError(28, "No space left on device")
@@ -139,8 +172,36 @@ def test_the_key_depends_on_everything_that_the_code_does() -> None:
         store.image_key(CONV, Schedule("naive", x=1), host),
         store.image_key(conv_problem("mb1 ic16 ih9 iw9 oc16 kh3 kw3"), s, host),
         store.image_key(CONV, s, Machine.described("neon")),
+        store.image_key(CONV, s, dataclasses.replace(host, cores=host.cores + 1)),  # layers divide their work by them
+        store.image_key(CONV, s, dataclasses.replace(host, l2_bytes=2 * host.l2_bytes)),
     }
-    assert len(keys) == 4
+    assert len(keys) == 6
+    assert store.image_key(CONV, s, dataclasses.replace(host, name="another", peak_gflops=1.0)) in keys
+
+
+@pytest.mark.parametrize("name", ["__init__", "shift", "epilogue", "machine", "layers/floats", "layers/new/module"])
+def test_the_digest_changes_with_every_source(tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "sevenloops"
+    shutil.copytree(store.PACKAGE, copy, ignore=lambda folder, names: [n for n in names if n == "__pycache__"])
+    digest = store.digest_of(store.sources(copy))
+    assert digest == store.digest_of(store.sources())
+    path = copy / f"{name}.py"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        file.write("# changed\n")
+    assert store.digest_of(store.sources(copy)) != digest
+
+
+@pytest.mark.parametrize("what", ["versions of the compiler", "version of numpy", "sources"])
+def test_the_digest_has_the_sources_and_the_versions(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    before = store.build_digest.__wrapped__()
+    if what == "sources":
+        monkeypatch.setattr(store, "sources", list)
+    elif what == "version of numpy":
+        monkeypatch.setattr(np, "__version__", "0")
+    else:
+        monkeypatch.setattr(store, "build_versions", lambda: {"halide": "0", "llvmlite": "0"})
+    assert store.build_digest.__wrapped__() != before
 
 
 # ---- workers ---------------------------------------------------------------------------------------------------------

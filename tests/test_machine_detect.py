@@ -191,3 +191,21 @@ def test_without_affinity_every_processor_counts(tmp_path: Path, monkeypatch: py
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert machine_detect.allowed_cores(tmp_path) == 1
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/memory.max": "1048576"}, 1 << 20),
+        ({"proc/self/cgroup": "4:memory:/m\n", "sys/fs/cgroup/memory/m/memory.limit_in_bytes": "1048576"}, 1 << 20),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": "max"}, None),
+        ({}, None),
+    ],
+)
+def test_memory_that_may_be_used(tmp_path: Path, files: dict[str, str], limit: int | None) -> None:
+    write(tmp_path, files)
+    found = machine_detect.memory_bytes(tmp_path)
+    assert found == limit if limit else found >= 1 << 28

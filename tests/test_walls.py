@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sevenloops.compile.store import sources
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sevenloops"
 MAX_LINES = 400
@@ -159,6 +161,24 @@ def test_the_walk_finds_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     path.write_text(text, encoding="utf-8")
     (found,) = complaints(path)
     assert complaint in found
+
+
+def test_the_kernels_digest_has_all_that_builds_them() -> None:
+    """Every module that `build` can reach, through functions too; the package's `__init__` only shows what there is."""
+    reached: set[tuple[str, ...]] = set()
+    found: list[tuple[str, ...]] = [("sevenloops", "compile", "build")]
+    while found:
+        name = found.pop()
+        if name in reached or name[:1] != ("sevenloops",) or len(name) == 1:
+            continue
+        reached.add(name)
+        path = PACKAGE.parent.joinpath(*name)
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if path.exists():
+            found += [part for full, _, _ in imports(path) for part in (full, full[:-1])]
+    assert len(reached) > 50
+    names = {module_of(path) for path in sources()}
+    assert {name for name in reached if is_module(name)} <= names
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -107,8 +107,17 @@ class Machine:
 
     @property
     def key(self) -> str:
-        """Names what compiled code depends on, and nothing else: `linux-x86-64-avx512-16`."""
+        """Names the system and the instructions that compiled code needs: `linux-x86-64-avx512-16`."""
         return f"{self.os}-{self.arch}-{self.isa}-{self.lanes}"
+
+    @property
+    def build_key(self) -> str:
+        """Names all that compiled code depends on: every field but the name and the speeds.
+
+        Definitions read them beside the schedule; many layers divide their work by the number of cores.
+        """
+        sizes = ("vector_registers", "cores", "l1_bytes", "l2_bytes", "l3_bytes")
+        return " ".join([self.key, *(f"{name}={getattr(self, name)}" for name in sizes)])
 
     @property
     def fma(self) -> bool:

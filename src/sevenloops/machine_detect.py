@@ -11,11 +11,12 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["HostFacts", "allowed_cores", "allowed_cpus", "core_cpus", "detect"]
+__all__ = ["HostFacts", "allowed_cores", "allowed_cpus", "core_cpus", "detect", "memory_bytes"]
 
 ROOT = Path("/")
 #: Where caches are not told: the smallest of current desktop and server cores (Skylake: 32 KB, 256 KB, 8 MB).
@@ -107,20 +108,24 @@ def _within_quota(count: int, root: Path) -> int:
 
 def cgroup_quota(root: Path) -> float | None:
     """CPUs' worth of time that cgroup v1 or v2 grants to this process, the least of all its ancestors; None: none."""
-    found: list[float] = []
+    groups = _cgroups(root, "cpu", ["cpu", "cpu,cpuacct", "cpuacct,cpu"])
+    return min((quota for group in groups for quota in _group_quota(group)), default=None)
+
+
+def _cgroups(root: Path, controller: str, v1_mounts: list[str]) -> Iterator[Path]:
+    """The folders of this process's cgroups with a controller, and of their ancestors."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
             mounts = ["", "unified"]
-        elif "cpu" in controllers.split(","):
-            mounts = ["cpu", "cpu,cpuacct", "cpuacct,cpu"]
+        elif controller in controllers.split(","):
+            mounts = v1_mounts
         else:
             continue
         for mount in mounts:
             for group in _with_ancestors(path):
                 # In a container the path may be the host's: then only the ancestors that exist here have files.
-                found += _group_quota(root / "sys/fs/cgroup" / mount / group)
-    return min(found, default=None)
+                yield root / "sys/fs/cgroup" / mount / group
 
 
 def _with_ancestors(path: str) -> list[PurePosixPath]:
@@ -139,6 +144,20 @@ def _group_quota(group: Path) -> list[float]:
     except ValueError:  # "max", or files that do not exist
         return []
     return [quota / period] if quota > 0 and period > 0 else []  # v1 writes -1 for no limit
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def memory_bytes(root: Path = ROOT) -> int:
+    """Bytes of memory that this process may use: the machine's, or the least that its cgroups grant."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for group in _cgroups(root, "memory", ["memory"]):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = _read(group / name)
+            if limit.isdecimal():  # not "max"
+                found.append(int(limit))
+    return min(found)
 
 
 # ---- processor and caches -------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ import numpy as np
 
 from .errors import CacheWarning
 from .machine_detect import core_cpus
-from .paths import cache_dir
+from .paths import cache_dir, read_file
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -272,7 +272,7 @@ def stored_path(machine: Machine) -> Path:
 def with_stored(machine: Machine) -> Machine:
     """The machine with its stored speeds, or unchanged if there are none (a damaged or foreign file counts as none)."""
     try:
-        record = json.loads(stored_path(machine).read_text(encoding="utf-8"))
+        record = json.loads(read_file(stored_path(machine)))
         if record["format"] != FORMAT or record["machine"] != _identity(machine):
             return machine
         speeds: dict[str, Any] = {name: float(record[name]) for name in SPEEDS}

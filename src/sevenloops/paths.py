@@ -1,13 +1,15 @@
-"""Where sevenloops keeps what it can make again: compiled kernels, measurements, tuned schedules."""
+"""Where sevenloops keeps what it can make again (compiled kernels, measurements, tuned schedules), and reading it."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["cache_dir"]
+__all__ = ["cache_dir", "read_file"]
 
 
 def cache_dir() -> Path:
@@ -27,6 +29,20 @@ def cache_dir() -> Path:
         user = os.getuid() if hasattr(os, "getuid") else 0
         return Path(tempfile.gettempdir()) / f"sevenloops-{user}"
     return (home / "Library/Caches" if sys.platform == "darwin" else home / ".cache").absolute() / "sevenloops"
+
+
+def read_file(path: Path) -> bytes:
+    """What a file of the cache directory holds. Raises `OSError`, also for a pipe, which might never be written to."""
+    with open(path, "rb", opener=_open_regular) as file:
+        return file.read()
+
+
+def _open_regular(path: str, flags: int) -> int:
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for, until someone writes
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return handle
 
 
 def _expand(path: str) -> Path:

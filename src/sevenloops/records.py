@@ -35,7 +35,7 @@ from typing import Any
 
 from .errors import CacheWarning, SevenLoopsError
 from .machine import Machine
-from .paths import cache_dir
+from .paths import cache_dir, read_file
 from .problem import Problem
 from .schedule import Schedule
 
@@ -234,7 +234,7 @@ def _forget() -> None:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
+        return [line for line in read_file(file).decode(errors="replace").split("\n") if line.strip()]
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -1,16 +1,14 @@
 """What a call costs beside its arithmetic: warm calls of one tiny problem, the first of a process, and cold compiles.
 
 A warm call is timed in this process, in batches, because one takes about as long as reading a clock a hundred times. First
-calls and cold compiles happen once in the life of a process, so each gets one: `python -m sevenloops.bench.calls first|cold`
-prints its seconds. Cold processes have a cache of their own, which is deleted.
+calls and cold compiles happen once in the life of a process, so each gets one, which prints its seconds. Cold processes have
+a cache of their own, which is deleted.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..compile import compile
+from ..compile import child, compile
 from ..descriptor import parse_problem
 from ..functional import conv2d
 from .process import WorkerError
@@ -66,11 +64,11 @@ def measure_calls(rounds: int = 7, say: Callable[[str], None] = lambda text: Non
     first, cold = [], []
     for at in range(rounds):
         say(f"first calls: {at + 1} of {rounds}")
-        first += _process("first", dict(os.environ))
+        first += _process("first", {})
     for at in range(rounds):
         say(f"cold compiles: {at + 1} of {rounds}")
         with tempfile.TemporaryDirectory() as folder:
-            cold.append(_process("cold", {**os.environ, "SEVENLOOPS_CACHE_DIR": folder}))
+            cold.append(_process("cold", {"SEVENLOOPS_CACHE_DIR": folder}))
     others = tuple(second for times in cold for second in times[1:])
     return Calls(warm, tuple(first), tuple(times[0] for times in cold), others)
 
@@ -96,14 +94,17 @@ def _warm_s(layout: str, samples: int) -> tuple[float, ...]:
 
 
 def _process(what: str, environment: dict[str, str]) -> list[float]:
-    command = [sys.executable, "-m", "sevenloops.bench.calls", what]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        raise WorkerError(f"a process that measures {what} calls took over {LIMIT_S:.0f} s") from None
-    if done.returncode:
-        raise WorkerError(f"a process that measures {what} calls failed: {done.stderr.strip()[-500:]}")
-    return [float(second) for second in json.loads(done.stdout)]
+    pipe = subprocess.PIPE
+    with child.start(__name__, [what], env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            output, errors = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise WorkerError(f"a process that measures {what} calls took over {LIMIT_S:.0f} s") from None
+        finally:
+            process.kill()
+    if process.returncode:
+        raise WorkerError(f"a process that measures {what} calls failed: {errors.strip()[-500:]}")
+    return [float(second) for second in json.loads(output)]
 
 
 def _first_s() -> list[float]:
@@ -122,5 +123,6 @@ def _cold_s() -> list[float]:
     return times
 
 
-if __name__ == "__main__":
-    print(json.dumps({"first": _first_s, "cold": _cold_s}[sys.argv[1]]()))
+def main(what: str) -> None:
+    """Print the seconds of this process's first call, or of its cold compiles."""
+    print(json.dumps({"first": _first_s, "cold": _cold_s}[what]()))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..compile import child
 from ..errors import SevenLoopsError
 
 __all__ = ["EngineProcess", "WorkerError"]
@@ -73,17 +71,14 @@ class EngineProcess:
         return self._process
 
     def _start(self) -> subprocess.Popen[str]:
-        source = str(Path(__file__).parents[2])  # where this very package lies, installed or not
-        paths = [source, os.environ.get("PYTHONPATH")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-            environment[name] = str(self.threads)
-        return subprocess.Popen(
-            [sys.executable, "-m", "sevenloops.bench.worker", self.name.partition(":")[0]],
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+        return child.start(
+            "sevenloops.bench.worker",
+            [self.name.partition(":")[0]],
+            env=dict.fromkeys(names, str(self.threads)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=environment,
             text=True,
         )
 

@@ -1,4 +1,4 @@
-"""One engine in a process of its own: `python -m sevenloops.bench.worker ENGINE`, one JSON object a line each way.
+"""One engine in a process of its own (see `process.py`), one JSON object a line each way.
 
 ====================================================================================  ==============================
 request                                                                               answer
@@ -134,13 +134,9 @@ def _private_stdout() -> TextIO:
     return pipe
 
 
-def main(arguments: list[str]) -> int:
+def main(engine: str) -> int:
     """Serve requests from standard input until it ends."""
-    worker, pipe = _Worker(arguments[0]), _private_stdout()
+    worker, pipe = _Worker(engine), _private_stdout()
     for line in sys.stdin:
         print(json.dumps(worker.answer(json.loads(line))), file=pipe, flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

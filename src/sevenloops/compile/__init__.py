@@ -151,7 +151,7 @@ def _compiled(
     """The kernel, loaded once; None where `image_of` has no code for it."""
     from .runtime import load
 
-    key = (problem, schedule, machine.key, threads)
+    key = (problem, schedule, machine.build_key, threads)
     kernel = _kernels.get((*key, why))
     if kernel is None:
         same = _kernels.get((*key, None))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CacheWarning
-from ..paths import cache_dir
+from ..paths import cache_dir, read_file
 
 __all__ = ["CacheEntry", "clear", "entries", "folder", "read", "write"]
 
@@ -49,8 +49,14 @@ def folder() -> Path:
     return cache_dir() / "kernels"
 
 
+_warned: set[str] = set()
+
+
 def _warn(what: str, error: object) -> None:
-    warnings.warn(f"{what}: {error}. Kernels are compiled again in each process.", CacheWarning, stacklevel=3)
+    """Say once a process what is wrong, and what follows."""
+    if what not in _warned:
+        _warned.add(what)
+        warnings.warn(f"{what}: {error}. Kernels are compiled again in each process.", CacheWarning, stacklevel=3)
 
 
 def _private_folder(*, create: bool) -> Path | None:
@@ -60,10 +66,9 @@ def _private_folder(*, create: bool) -> Path | None:
         if create:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = path.lstat()
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        _warn(f"the kernel cache {path} cannot be used", error)
+        if create or not isinstance(error, FileNotFoundError):
+            _warn(f"the kernel cache {path} cannot be used", error)
         return None
     if not stat.S_ISDIR(info.st_mode):
         _warn(f"the kernel cache {path} cannot be used", "it is not a directory")
@@ -81,7 +86,7 @@ def read(key: str) -> tuple[str, bytes] | None:
         return None
     path = base / (key + SUFFIX)
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -159,7 +164,7 @@ def entries() -> list[CacheEntry]:
     base, found = _private_folder(create=False), []
     for path in sorted(base.glob("*" + SUFFIX)) if base else []:
         try:
-            data, info = path.read_bytes(), path.stat()
+            data, info = read_file(path), path.stat()
         except OSError:
             continue
         if _verified(path.stem, data) is None:

@@ -17,6 +17,7 @@ from ..algorithms import ALGORITHMS, check_schedule
 from ..choice import choose
 from ..errors import SevenLoopsError
 from ..machine import Machine
+from ..paths import read_file
 from ..problem import Problem
 from ..schedule import Schedule
 from . import cache
@@ -75,9 +76,11 @@ def _key(problem: Problem, machine: Machine, accuracy: str, algorithm: str | Non
 
 @functools.lru_cache(maxsize=8)
 def _state(generation: int, path: Path) -> str:
-    """Stands for the tuned records and for the sources of the model, which are those of the kernels and few more."""
+    """Stands for the tuned records and for the sources of the model, which are those of the kernels."""
     digest = hashlib.sha256(build_digest().encode())
-    package = Path(__file__).resolve().parent.parent
-    for file in (*sorted(package.glob("*.py")), records.SHIPPED, path):
-        digest.update(file.read_bytes() if file.exists() else b"none")
+    for file in (records.SHIPPED, path):
+        try:
+            digest.update(read_file(file))
+        except OSError:
+            digest.update(b"none")
     return digest.hexdigest()

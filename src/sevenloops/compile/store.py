@@ -6,7 +6,11 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import json
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from ..machine import Machine
 from ..problem import Problem
@@ -15,20 +19,32 @@ from . import cache
 from .build import LLVM_ARGS, KernelImage, build_linked, build_runtime
 from .workers import run_job
 
-__all__ = ["build_digest", "build_versions", "image_key", "kept_image", "kernel_image", "runtime_image"]
+__all__ = ["build_digest", "build_versions", "digest_of", "image_key", "kept_image", "kernel_image", "runtime_image"]
+
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def sources(package: Path = PACKAGE) -> list[Path]:
+    """The files that decide what a kernel's code is: these folders, and all that they may import lies beside them."""
+    folders = (package / name for name in ("algorithms", "compile", "layers"))
+    return sorted([*package.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))])
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """Changes whenever one of the files does, or where it lies in the package."""
+    digest = hashlib.sha256()
+    for path in files:
+        data = path.read_bytes()
+        digest.update(f"{path.name} {path.parent.name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=1)
 def build_digest() -> str:
-    """Changes whenever the code that generates kernels, or the compiler behind it, does."""
-    digest = hashlib.sha256(LLVM_ARGS.encode())
-    package = Path(__file__).resolve().parent.parent
-    for folder in ("algorithms", "compile", "layers"):
-        for path in sorted((package / folder).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
-    for name, version in build_versions().items():
-        digest.update(f"{name}={version};".encode())
-    return digest.hexdigest()
+    """Changes whenever the package does (its version too), or the compiler behind it."""
+    versions = {**build_versions(), "numpy": np.__version__}  # numpy computes the constants of transforms
+    return hashlib.sha256(json.dumps([digest_of(sources()), LLVM_ARGS, versions]).encode()).hexdigest()
 
 
 def build_versions() -> dict[str, str]:
@@ -38,7 +54,7 @@ def build_versions() -> dict[str, str]:
 
 def image_key(problem: Problem, schedule: Schedule, machine: Machine) -> str:
     """The cache key: everything that the object code depends on."""
-    text = "\n".join([str(problem), schedule.to_json(), machine.key, build_digest()])
+    text = "\n".join([str(problem), schedule.to_json(), machine.build_key, build_digest()])
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 

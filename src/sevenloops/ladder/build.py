@@ -6,19 +6,20 @@ error code instead of writing where it must not.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..algorithms.base import Definition
 from ..compile import cache
 from ..compile.build import KernelImage, image_of, text_of
-from ..compile.store import build_digest
+from ..compile.store import build_digest, digest_of
 from ..compile.workers import TIME_LIMIT_S, run_job
 from ..errors import CompileError
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
-from .tiles import own_tile
 
 __all__ = ["definition_of", "file_image", "file_text", "operands"]
 
@@ -101,9 +102,15 @@ def _text(text: str, rung: str, problem: Problem, machine: Machine) -> dict[str,
         raise CompileError(f"Halide refused {rung}.py for {problem}: {error}") from None
 
 
+@functools.lru_cache(maxsize=1)
+def _ladder_digest() -> str:
+    """Stands for what the files may import of the ladder."""
+    return digest_of(sorted(Path(__file__).parent.glob("*.py")))
+
+
 def file_image(text: str, rung: str, problem: Problem, machine: Machine, time_limit_s: float = TIME_LIMIT_S) -> KernelImage:
     """The code of a file for a problem, from the cache or compiled now. Raises `CompileError`, `CompileTimeout`."""
-    parts = ["ladder", text, str(problem), machine.key, str(own_tile(machine)), build_digest()]
+    parts = ["ladder", text, str(problem), machine.build_key, _ladder_digest(), build_digest()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
     found = cache.read(key)
     if found:

@@ -109,7 +109,7 @@ class Lab:
 
     def _run(self, function: Any, *args: Any) -> Any:
         if self._worker is None or not self._worker.alive:
-            self._worker = Worker()
+            self._worker = Worker(limited=False)  # what it measures may be large
         try:
             return self._worker.run((function, (self.problem, self.machine, *args)), MEASURE_LIMIT_S)
         except CompileError:

@@ -18,12 +18,20 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-onnx-case", action="store_true", help="run all conformance cases of onnx by compiled kernels")
+    parser.addoption("--late-runs", type=int, help="run every row of the problem tables so often, with tasks that come late")
 
 
 @pytest.fixture
 def every_onnx_case(request: pytest.FixtureRequest) -> bool:
     """Whether the conformance tests of onnx run in full, which compiles some thousand kernels."""
     return bool(request.config.getoption("--every-onnx-case"))
+
+
+@pytest.fixture
+def late_runs(request: pytest.FixtureRequest) -> int | None:
+    """How often the tests of determinism run each row of the problem tables; None: a sample of them, a few times."""
+    runs: int | None = request.config.getoption("--late-runs")
+    return runs
 
 
 @pytest.fixture

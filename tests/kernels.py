@@ -9,7 +9,7 @@ import numpy as np
 import sevenloops
 from operands import Operands
 from problems import exact_on_integers
-from scheduler import OneByOne, can_schedule, with_loop
+from scheduler import OneByOne, can_schedule, kernel_with_loop
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.machine import Machine
 from sevenloops.problem import Problem
@@ -68,6 +68,6 @@ def check_tasks(kernel: Any, operands: Operands, expected: Any) -> None:
     """Assert that no two tasks write the same element, and that the last task may come first."""
     for backwards in (False, True):
         loop = OneByOne(operands.out, backwards=backwards)
-        result = run(with_loop(kernel, kernel.image, kernel.machine, loop), operands)
+        result = run(kernel_with_loop(kernel, loop), operands)
         assert loop.most <= 1, f"{loop.most} tasks of {kernel.schedule} write the same element"
         assert result.tobytes() == expected.tobytes(), f"the result of {kernel.schedule} depends on the order of its tasks"

@@ -10,10 +10,14 @@ import numpy as np
 
 from kernels import MACHINES
 from operands import GUARD, Array
+from scheduler import OneByOne, can_schedule, with_loop
 from sevenloops.arrays import address
 from sevenloops.compile.layer import layer_kernel
+from sevenloops.compile.store import kernel_image
+from sevenloops.compile.workers import TIME_LIMIT_S
 from sevenloops.layers import LAYERS
 from sevenloops.machine import Machine
+from sevenloops.schedule import Schedule
 
 #: Odd values that a layer must treat as NumPy does, put into every `STEP`-th place or so.
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, 3e38, -3e38, 88.8, -104.0, -np.nan], np.float32)
@@ -80,4 +84,17 @@ def check(
             arrays = random_inputs(problem, seed=1, special=odd)
             with np.errstate(all="ignore"):
                 expected = reference(problem, *(array.astype(np.float64) for array in arrays))
-            assert_close(run(problem, arrays, machine), expected, tolerance)
+            schedule = row_of(problem).schedules(problem, machine)[0].replace(parallel=True)  # however little there is to do
+            result = run(problem, arrays, machine, schedule=schedule)
+            assert_close(result, expected, tolerance)
+            if can_schedule(machine):
+                check_order(problem, schedule, machine, arrays, result)
+
+
+def check_order(problem: Any, schedule: Schedule, machine: Machine, arrays: Sequence[Array], expected: Array) -> None:
+    """Assert that the last task may come first: where two tasks write the same element, they write the same bits."""
+    out = np.full(problem.y_shape, np.nan, np.float32)
+    image = kernel_image(problem, schedule, machine, TIME_LIMIT_S)
+    kernel = with_loop(image, machine, OneByOne(out, backwards=True))
+    assert kernel.run(*map(address, arrays), address(out)) == 0
+    assert out.tobytes() == expected.tobytes(), f"the result of {problem} depends on the order of its tasks"

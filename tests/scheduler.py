@@ -10,6 +10,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from sevenloops.compile.native import Placed
 from sevenloops.compile.runtime import LoadedKernel
 from sevenloops.machine import Machine
 
-__all__ = ["Loop", "OneByOne", "can_schedule", "late", "with_loop"]
+__all__ = ["Loop", "OneByOne", "ParFor", "can_schedule", "kernel_with_loop", "late", "with_loop"]
 
 #: Runs a task, given by its number; returns Halide's error code.
 Task = Callable[[int], int]
@@ -42,28 +43,36 @@ def can_schedule(machine: Machine) -> bool:
     return links(machine)
 
 
-def with_loop(kernel: Any, image: KernelImage, machine: Machine, loop: Loop) -> Any:
-    """The kernel, or (where `kernel` is None) the functions of the image, with its parallel loops run by `loop`."""
+class ParFor:
+    """A loop as the function that kernels call, `sevenloops_par_for`; it must outlive the kernels that call it."""
 
-    def par_for(context: int, body: int, first: int, count: int, closure: int, threads: int) -> int:
-        call, codes = _BODY(body), list[int]()
+    def __init__(self, loop: Loop) -> None:
+        def par_for(context: int, body: int, first: int, count: int, closure: int, threads: int) -> int:
+            call, codes = _BODY(body), list[int]()
 
-        def task(number: int) -> int:
-            codes.append(call(context, first + number, closure))
-            return codes[-1]
+            def task(number: int) -> int:
+                codes.append(call(context, first + number, closure))
+                return codes[-1]
 
-        loop(task, count)
-        return max(codes, key=abs, default=0)
+            loop(task, count)
+            return max(codes, key=abs, default=0)
 
-    callback = _PAR_FOR(par_for)
-    here, the_runtime = ctypes.cast(callback, ctypes.c_void_p).value or 0, runtime._runtime()
+        self._callback = _PAR_FOR(par_for)
+        self.address = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
+
+
+def with_loop(image: KernelImage, machine: Machine, loop: Loop) -> LoadedKernel:
+    """The functions of a compiled kernel, with its parallel loops run by `loop`."""
+    par_for, the_runtime = ParFor(loop), runtime._runtime()
     linked = Linked.from_bytes(image.linked(machine).objects[0])
-    code = Placed(linked, lambda name: here if name == "sevenloops_par_for" else the_runtime.resolve(name))
-    found = runtime.called(image, code, threads=2)
-    loaded = LoadedKernel(found.run, found.pack, found.run_list, found.pack_list, (code, callback))
-    if kernel is None:
-        return loaded
-    return Kernel(kernel.problem, kernel.schedule, machine, kernel.threads, image, loaded, "its tasks are a test's")
+    code = Placed(linked, lambda name: par_for.address if name == "sevenloops_par_for" else the_runtime.resolve(name))
+    return replace(runtime.called(image, code, threads=2), keep=(code, par_for))
+
+
+def kernel_with_loop(kernel: Kernel, loop: Loop) -> Kernel:
+    """A copy of a kernel, with its parallel loops run by `loop`."""
+    loaded = with_loop(kernel.image, kernel.machine, loop)
+    return Kernel(kernel.problem, kernel.schedule, kernel.machine, kernel.threads, kernel.image, loaded, kernel.why)
 
 
 def late(threads: int, seed: int) -> Loop:

@@ -119,7 +119,7 @@ def test_the_figures_of_a_trace(traces: dict[str, Trace]) -> None:
 
 def test_pictures_and_refusals(traces: dict[str, Trace]) -> None:
     text = picture(traces["ijk"])
-    assert "  b: " in text and "o...." in text and "100 multiply-adds" in text
+    assert "  b: " in text and "o..o.." in text and "100 multiply-adds" in text
     with pytest.raises(LadderError, match="not code of ours"):
         touches(GEMM["numpy"], small_case("gemm"))
     with pytest.raises(LadderError, match="at most"):

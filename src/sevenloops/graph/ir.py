@@ -23,6 +23,8 @@ Array = np.ndarray[Any, Any]
 OPSET = 21
 #: The domain of operators that ONNX does not have: Shift, and what passes make.
 OWN = "sevenloops"
+#: Constants of up to so many bytes may say sizes.
+SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,11 @@ class Graph:
         """The graph with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
+    def without_weights(self) -> Graph:
+        """The graph with NaN for its float constants of some size, which take no memory then: for counts and sizes only."""
+        nan = {name: np.broadcast_to(c.dtype.type(np.nan), c.shape) for name, c in self.constants.items() if _is_large(c)}
+        return replace(self, constants={**self.constants, **nan})
+
     @property
     def params(self) -> int:
         """Elements of all floating-point constants."""
@@ -155,3 +162,7 @@ class Graph:
         from .onnx_export import save_onnx
 
         return save_onnx(self, path, shift_as)
+
+
+def _is_large(constant: Array) -> bool:
+    return constant.dtype.kind == "f" and constant.nbytes > SMALL_BYTES

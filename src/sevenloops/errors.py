@@ -19,11 +19,23 @@ __all__ = [
     "ScheduleError",
     "SevenLoopsError",
     "Unsupported",
+    "printable",
 ]
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Text with everything that a terminal would not print as it stands as an escape: names may come from a file.
+
+    That is control characters, line breaks, and what changes the direction of writing, but for the characters of `keep`.
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
 class SevenLoopsError(Exception):
-    """Base class of every error that sevenloops raises on purpose."""
+    """Base class of every error that sevenloops raises on purpose. Its text is safe to print."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n\t")
 
 
 class ProblemError(SevenLoopsError, ValueError):
@@ -59,11 +71,17 @@ class KernelError(SevenLoopsError, RuntimeError):
 
 
 class GraphError(SevenLoopsError, ValueError):
-    """A network that has no meaning, cannot be read, or was fed values that do not fit it."""
+    """A network that has no meaning, cannot be read, or was fed values that do not fit it. Its text is one line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class FallbackWarning(UserWarning):
     """An operator of a network is not compiled; the `onnx` package's reference evaluator computes it, slowly."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class CacheWarning(UserWarning):

@@ -15,7 +15,6 @@ __all__ = ["as_csv", "as_dict", "as_trace", "layer_row"]
 #: What `Profile` computes for the whole network.
 DERIVED = (
     "latency_s", "steps_s", "around_s", "coverage", "overhead", "overhead_quartiles", "product_share", "peak_bytes",
-    "fused", "missed",
 )  # fmt: skip
 
 
@@ -39,6 +38,8 @@ def as_dict(profile: Profile) -> dict[str, Any]:
     document["sizes"] = {name: list(shape) for name, shape in profile.sizes.items()}
     for name in DERIVED:
         document[name] = getattr(profile, name)
+    for name in ("notes", "fused", "missed"):
+        document[name] = [str(note) for note in getattr(profile, name)]
     document["bytes_are"] = "unique: every operand and result of a step once"
     document["kinds"] = [{**dataclasses.asdict(kind), "gflops": kind.gflops} for kind in profile.kinds()]
     document["layers"] = [{**layer_row(profile, layer), "times_s": list(layer.times_s)} for layer in profile.layers]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..analysis.pictures import FirstLayer, filter_tiles, grid
 from ..analysis.profile import LayerProfile, Profile
+from ..graph.ir import Note
 from .charts import Chart, plotly, profile_charts
 from .pictures import as_uri, file_uri
 
@@ -220,8 +221,8 @@ def _kernels(profile: Profile, kernels: Mapping[str, str]) -> str:
 
 
 def _notes(profile: Profile) -> str:
-    def box(title: str, notes: Sequence[str], is_open: bool) -> str:
-        entries = "".join(f"<li>{html.escape(note)}</li>" for note in notes) or "<li>none</li>"
+    def box(title: str, notes: Sequence[Note], is_open: bool) -> str:
+        entries = "".join(f"<li>{html.escape(str(note))}</li>" for note in notes) or "<li>none</li>"
         return f"<details{' open' if is_open else ''}><summary>{title}: {len(notes)}</summary><ul>{entries}</ul></details>"
 
     inside = box("left as they are, and why", profile.missed, True) + box("made", profile.fused, False)

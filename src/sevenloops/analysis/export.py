@@ -7,6 +7,7 @@ import dataclasses
 import io
 from typing import Any
 
+from ..errors import printable
 from .profile import LayerProfile, Profile
 
 __all__ = ["as_csv", "as_dict", "as_trace", "layer_row"]
@@ -27,6 +28,7 @@ def layer_row(profile: Profile, layer: LayerProfile) -> dict[str, Any]:
     row["gflops"], row["gbs"] = layer.gflops, layer.gbs
     row["share_of_time"] = profile.share(layer)
     row["share_of_peak"] = profile.compute_share(layer)
+    row["above_possible"] = profile.above_possible(layer)
     row["share_of_bandwidth"] = profile.bandwidth_share(layer)
     row["bound"] = profile.bound(layer)
     return row
@@ -47,13 +49,14 @@ def as_dict(profile: Profile) -> dict[str, Any]:
 
 
 def as_csv(profile: Profile) -> str:
-    """One row a layer under the names of `layer_row`; a shape is written `1x64x56x56`."""
+    """One row a layer under the names of `layer_row`; a shape is written `1x64x56x56`, control characters as escapes."""
     out = io.StringIO()
     rows = [layer_row(profile, layer) for layer in profile.layers]
     writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "shape": "x".join(map(str, row["shape"]))})
+        names = {name: printable(row[name]) for name in ("name", "op")}
+        writer.writerow({**row, **names, "shape": "x".join(map(str, row["shape"]))})
     return out.getvalue()
 
 

@@ -28,6 +28,7 @@ from ..machine import Machine
 from ..session import InferenceSession
 from .costs import count, total
 from .layers import limits
+from .shares import above_possible
 
 __all__ = ["Block", "Kind", "LayerProfile", "Profile", "profile"]
 
@@ -214,6 +215,10 @@ class Profile:
     def compute_share(self, layer: LayerProfile) -> float | None:
         """Its FLOP/s over the measured peak. Above 1 where an algorithm executes fewer than the definition has."""
         return layer.gflops / self.peak_gflops if self.peak_gflops else None
+
+    def above_possible(self, layer: LayerProfile) -> bool:
+        """Whether that share is above 1 for what is executed, so that the peak or the time is noise."""
+        return above_possible(self.compute_share(layer), layer.macs, layer.macs_executed)
 
     def bandwidth_share(self, layer: LayerProfile) -> float | None:
         """Its unique bytes a second over the measured bandwidth of memory. Above 1 where they lie in a cache already."""

@@ -20,7 +20,7 @@ from ..compile import Kernel, compile, compile_kept
 from ..compile.layer import compile_layer, layer_kept, layer_of
 from ..compile.runtime import LoadedKernel, step_list
 from ..compile.workers import compile_all
-from ..errors import KernelError
+from ..errors import KernelError, printable
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
@@ -101,7 +101,7 @@ class PlannedStep:
 
     def __str__(self) -> str:
         what = self.problem if self.problem is not None else getattr(self.step, "reason", "")
-        return f"{self.label}: {self.op} by {self.algorithm} [{what}]"
+        return printable(f"{self.label}: {self.op} by {self.algorithm} [{what}]")
 
 
 class StepTime(NamedTuple):

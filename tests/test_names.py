@@ -78,7 +78,7 @@ def test_printable() -> None:
 def test_errors_and_warnings(name: str) -> None:
     for error in (GraphError(f"{name} is wrong"), KernelError(f"{name} failed"), FallbackWarning(f"{name} is slow")):
         assert not bad(str(error))
-    assert "\n" not in str(GraphError(name)) and "\n" not in str(FallbackWarning(name))
+        assert "\n" not in str(error)
     with pytest.raises(GraphError) as raised:
         InferenceSession(network([name])).run(None, {name: 1})
     assert not bad(str(raised.value))

@@ -9,10 +9,12 @@ import numpy.typing as npt
 import pytest
 
 from sevenloops import InferenceSession
+from sevenloops.analysis.profile import profile
 from sevenloops.graph import Graph, Node, Value
 from sevenloops.graph.builder import GraphBuilder
 from sevenloops.graph.evaluate import evaluate
 from sevenloops.graph.shapes import infer
+from sevenloops.machine import Machine
 from test_session import agree, network, random
 
 
@@ -115,7 +117,9 @@ def test_weights_are_let_go_of_where_no_plan_can_need_them(tmp_path: Path) -> No
     left = session.graph.constants[name]
     assert left.shape == (64, 64, 3, 3) and not any(left.strides) and np.isnan(left).all()
     assert session.graph.params == graph.params
-    x = random(1, 64, 9, 9)
+    x, machine = random(1, 64, 9, 9), Machine.described("avx2")
+    counted = [profile(one, {"x": x}, 1, machine=machine).params for one in (session, InferenceSession(graph))]
+    assert counted[0] == counted[1] == graph.params
     expected = session.run(None, {"x": x})[0]
     with pytest.MonkeyPatch.context() as patch:  # new records of tuning make no new plan of it
         patch.setattr("sevenloops.records.generation", -1)

@@ -32,10 +32,10 @@ def printable(text: str, keep: str = "") -> str:
 
 
 class SevenLoopsError(Exception):
-    """Base class of every error that sevenloops raises on purpose. Its text is safe to print."""
+    """Base class of every error that sevenloops raises on purpose. Its text is one line, and safe to print."""
 
     def __str__(self) -> str:
-        return printable(super().__str__(), keep="\n\t")
+        return printable(super().__str__())
 
 
 class ProblemError(SevenLoopsError, ValueError):
@@ -59,7 +59,10 @@ class Unsupported(SevenLoopsError, ValueError):
 
 
 class CompileError(SevenLoopsError, RuntimeError):
-    """Halide or the linker refused a kernel."""
+    """Halide or the linker refused a kernel. Its text has their lines."""
+
+    def __str__(self) -> str:
+        return printable(str(self.args[0]) if self.args else "", keep="\n\t")
 
 
 class CompileTimeout(CompileError):
@@ -71,10 +74,7 @@ class KernelError(SevenLoopsError, RuntimeError):
 
 
 class GraphError(SevenLoopsError, ValueError):
-    """A network that has no meaning, cannot be read, or was fed values that do not fit it. Its text is one line."""
-
-    def __str__(self) -> str:
-        return printable(super().__str__())
+    """A network that has no meaning, cannot be read, or was fed values that do not fit it."""
 
 
 class FallbackWarning(UserWarning):

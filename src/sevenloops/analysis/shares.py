@@ -1,11 +1,11 @@
-"""Shares of the peak as they are shown: what cannot be is marked, as the peak was sampled while others had the cores."""
+"""Shares of the peak as they are shown: what cannot be is marked, as others had the cores while it was measured."""
 
 from __future__ import annotations
 
 __all__ = ["MARK_MEANS", "above_possible", "share_text"]
 
 #: Said below tables that have a mark.
-MARK_MEANS = "?: more than is possible, so noise: other programs had the cores while the peak was sampled"
+MARK_MEANS = "?: more than is possible, so noise: other programs had the cores while it was measured"
 
 
 def above_possible(share: float | None, macs: int, macs_executed: int | None) -> bool:

@@ -24,7 +24,15 @@ from sevenloops.compile import cache, choices, store
 from sevenloops.compile.build import KernelImage, build_image
 from sevenloops.compile.workers import run_job
 from sevenloops.descriptor import parse_problem
-from sevenloops.errors import CacheWarning, CompileError, CompileTimeout, ProblemError, ScheduleError, Unsupported
+from sevenloops.errors import (
+    ArrayError,
+    CacheWarning,
+    CompileError,
+    CompileTimeout,
+    ProblemError,
+    ScheduleError,
+    Unsupported,
+)
 from sevenloops.machine import Machine, MachineError
 from sevenloops.problem import ConvProblem
 from sevenloops.schedule import Schedule
@@ -54,6 +62,24 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of this test's own."""
     monkeypatch.setenv("SEVENLOOPS_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache" / "kernels"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "problems"),
+    [
+        ("transposed", ["mb1 ic8 ih9 iw9 oc8 kh4 kw4 transposed", "mb1 ic8 ih9 iw9 oc8 kh4 kw4 sh2 sw2 transposed"]),
+        ("naive", ["gemm m1 n64 k64", "gemm m1 n64 k64 tb"]),
+    ],
+)
+def test_weights_packed_in_another_order_are_refused(algorithm: str, problems: list[str]) -> None:
+    """The same weights, in buffers of the same shape, but not in the same order."""
+    kernels = [sevenloops.compile(parse_problem(text), algorithm=algorithm, threads=1) for text in problems]
+    x, w = ((1, 9, 9, 8), (8, 8, 4, 4)) if algorithm == "transposed" else ((1, 64), (64, 64))
+    packed = [kernel.pack(np.ones(w, np.float32)) for kernel in kernels]
+    assert packed[0].array.shape == packed[1].array.shape
+    kernels[0](np.ones(x, np.float32), packed[0])
+    with pytest.raises(ArrayError, match="must come from this kernel's pack"):
+        kernels[1](np.ones(x, np.float32), packed[0])
 
 
 def image(problem: ConvProblem = CONV) -> KernelImage:

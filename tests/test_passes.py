@@ -41,8 +41,23 @@ def test_a_pattern(case: str) -> None:
     before = graph(text)
     after = optimise(before)
     assert " ".join(words(node) for node in after.nodes) == operators
-    assert note in "\n".join(after.notes)
+    assert note in "\n".join(map(str, after.notes))
     assert_same(before, after)
+
+
+MISSED = ("stays", "stay apart", "all are made")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_notes_have_a_kind(case: str) -> None:
+    """Each says which it is, by itself: labels with such words in them change nothing."""
+    before = graph(CASES[case][0])
+    notes = optimise(before).notes
+    assert [note.kind == "missed" for note in notes] == [any(word in str(note) for word in MISSED) for note in notes]
+    named = before.replace(nodes=tuple(node.replace(name=f"{node.label} stays") for node in before.nodes))
+    again = optimise(named).notes
+    assert [(note.rule, note.kind) for note in again] == [(note.rule, note.kind) for note in notes]
+    assert all(note.node for note in notes)
 
 
 def pad_slice_concat(shift: Shift, channels: int, pointwise: bool) -> tuple[Graph, list[int]]:
@@ -81,7 +96,7 @@ def test_slices_that_shift(
     assert_same(before, after)
     reordered = order != sorted(order)
     if reordered and not pointwise:
-        assert "reordered channels" in "\n".join(after.notes)
+        assert "reordered channels" in "\n".join(map(str, after.notes))
     else:
         assert [words(node) for node in after.nodes] == (["Conv:shift"] if pointwise else ["Shift"])
 
@@ -147,14 +162,14 @@ def test_outputs_inside_stay(outputs: str) -> None:
     assert after.outputs == before.outputs
     assert_same(before, after)
     if "a" in outputs:
-        assert "a is an output of the graph" in "\n".join(after.notes)
+        assert "a is an output of the graph" in "\n".join(map(str, after.notes))
 
 
 def test_both_ends_of_a_transpose_are_outputs() -> None:
     before = graph("Relu x -> a; Flatten a -> d; Reshape d back -> y", "a y")
     after = optimise(before)
     assert [node.op for node in after.nodes] == ["Elementwise", "Reshape"]
-    assert "hands out both" in "\n".join(after.notes)
+    assert "hands out both" in "\n".join(map(str, after.notes))
     assert_same(before, after)
 
 

@@ -96,9 +96,12 @@ def test_kinds_and_memory_add_up(found: Profile) -> None:
 
 
 def test_fusions_made_and_missed(found: Profile) -> None:
-    assert any(re.match(r"fold_affine: bn1 into conv1", note) for note in found.fused)
-    assert found.missed and all("stays" in note for note in found.missed)
+    assert any(re.match(r"fold_affine: bn1 into conv1", str(note)) for note in found.fused)
+    assert found.missed and all("stays" in str(note) for note in found.missed)
     assert set(found.fused) | set(found.missed) == set(found.notes)
+    document = as_dict(found)
+    assert document["notes"] == [str(note) for note in found.notes]
+    assert (len(document["fused"]), len(document["missed"])) == (len(found.fused), len(found.missed))
 
 
 def test_json_csv_and_the_trace(found: Profile) -> None:

@@ -22,6 +22,7 @@ from sevenloops.analysis.profile import Block, LayerProfile, Profile
 from sevenloops.cli.main import app
 from sevenloops.errors import GraphError
 from sevenloops.graph.builder import GraphBuilder
+from sevenloops.graph.ir import Note
 from sevenloops.graph.passes import optimise
 from sevenloops.ladder import CONV_CASES, LADDERS, Case, LadderRun, Point, gemm_cases
 from sevenloops.models import build
@@ -61,7 +62,10 @@ PROFILE = Profile(
     arena_bytes=8192,
     constant_bytes=1600,
     blocks=(Block("y", 0, 4000, 0, 1), Block(ODD_NAME, 4032, 4000, 1, 3)),
-    notes=("fuse_epilogue: relu1 into conv1 as relu", "fold_affine: bn3 stays behind conv2: conv2 is also read by add1"),
+    notes=(
+        Note("made", "relu1", "relu1 into conv1 as relu", "fuse_epilogue"),
+        Note("missed", "bn3", "bn3 stays behind conv2: conv2 is also read by add1", "fold_affine"),
+    ),
 )
 WEIGHT = np.random.default_rng(0).standard_normal((6, 3, 5, 5)).astype(np.float32)
 

@@ -19,11 +19,23 @@ __all__ = [
     "ScheduleError",
     "SevenLoopsError",
     "Unsupported",
+    "printable",
 ]
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Text with everything that a terminal would not print as it stands as an escape: names may come from a file.
+
+    That is control characters, line breaks, and what changes the direction of writing, but for the characters of `keep`.
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
 class SevenLoopsError(Exception):
-    """Base class of every error that sevenloops raises on purpose."""
+    """Base class of every error that sevenloops raises on purpose. Its text is one line, and safe to print."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ProblemError(SevenLoopsError, ValueError):
@@ -47,7 +59,10 @@ class Unsupported(SevenLoopsError, ValueError):
 
 
 class CompileError(SevenLoopsError, RuntimeError):
-    """Halide or the linker refused a kernel."""
+    """Halide or the linker refused a kernel. Its text has their lines."""
+
+    def __str__(self) -> str:
+        return printable(str(self.args[0]) if self.args else "", keep="\n\t")
 
 
 class CompileTimeout(CompileError):
@@ -64,6 +79,9 @@ class GraphError(SevenLoopsError, ValueError):
 
 class FallbackWarning(UserWarning):
     """An operator of a network is not compiled; the `onnx` package's reference evaluator computes it, slowly."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class CacheWarning(UserWarning):

@@ -15,13 +15,12 @@ import numpy as np
 from . import records
 from .arrays import as_array
 from .choice import check_accuracy
-from .compile import Packed, resolve_threads
+from .compile import resolve_threads
 from .descriptor import parse_problem
 from .errors import DtypeError, FallbackWarning, GraphError
 from .graph.ir import Graph, Value
 from .graph.lower import LOWERINGS, lower
 from .graph.lowering import PythonStep
-from .graph.onnx_weights import release
 from .graph.passes import PASSES, optimise
 from .graph.plan import Plan, StepTime, compile_plan
 from .graph.shapes import infer
@@ -64,6 +63,9 @@ class InferenceSession:
         passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.
 
+    A file is read once, here; it may be changed or removed afterwards. Where no other plan can be needed (every input has a
+    fixed size), the weights are kept only as kernels read them, and `graph` has NaN in their place.
+
     Operators without a kernel are computed by the `onnx` package's reference evaluator: a `FallbackWarning` names them.
     Raises `GraphError` for a model that cannot be read or has no meaning; `CompileError`.
     """
@@ -83,14 +85,15 @@ class InferenceSession:
         self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
         self.graph = _graph(model)
         self._schedules = {parse_problem(p) if isinstance(p, str) else p: s for p, s in (schedules or {}).items()}
-        self._packed: dict[tuple[Any, ...], Packed] = {}
         self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
         self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._arena: Array | None = None
         self._inputs = {value.name: value for value in self.graph.inputs}
-        if shapes is not None or all(value.known for value in self.graph.inputs):
+        fixed = all(value.known for value in self.graph.inputs)
+        self._may_let_go, self._let_go = fixed and not isinstance(model, Graph), False
+        if shapes is not None or fixed:
             self._check_used(self.plan(shapes))
 
     def get_inputs(self) -> list[NodeArg]:
@@ -124,7 +127,7 @@ class InferenceSession:
         """
         with self._lock:
             fixed = {value.name: value.sizes for value in self.graph.inputs if value.known}
-            return self._plan(self.graph, fixed | {name: tuple(shape) for name, shape in (shapes or {}).items()})
+            return self._plan(None, fixed | {name: tuple(shape) for name, shape in (shapes or {}).items()})
 
     def profile(self, feeds: Mapping[str, Any]) -> list[StepTime]:
         """One run with the time of every step of the plan (not of what lies behind sizes that depend on values)."""
@@ -153,33 +156,37 @@ class InferenceSession:
             arrays[name] = array if dense else np.require(array, requirements=("C", "A"))
         return arrays
 
-    def _plan(self, graph: Graph, sizes: Mapping[str, tuple[int, ...]]) -> Plan:
-        """The plan of a graph (the session's, or a tail) for sizes; made if it is new. Graphs are told apart by identity,
-        and kept with their plans, so that no other can take their place."""
-        key = (id(graph), tuple(sorted(sizes.items())), records.generation)
+    def _plan(self, graph: Graph | None, sizes: Mapping[str, tuple[int, ...]]) -> Plan:
+        """The plan of a tail, or of the session's graph (None), for sizes; made if it is new. Graphs are told apart by
+        identity, and kept with their plans, so that no other can take their place."""
+        key = self._key(graph, sizes)
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key][1]
-        sized = infer(graph, sizes)
-        lowered = lower(optimise(sized, () if self._passes else OPTIONAL_PASSES))
-        del sized
-        for array in self.graph.constants.values():  # passes have made others of most of them
-            release(array)
+        lowered = lower(optimise(infer(graph or self.graph, sizes), () if self._passes else OPTIONAL_PASSES))
+        if graph is None and self._may_let_go and lowered.dynamic is None:
+            self.graph, self._let_go = self.graph.without_weights(), True  # from now on each goes as it is packed
+            key = self._key(graph, sizes)
         self._warn([step for step in lowered.steps if isinstance(step, PythonStep) and step.reason])
         plan = compile_plan(
             lowered,
             threads=self.threads,
             accuracy=self.accuracy,
-            store=self._packed,
+            others=[other for _, other in self._plans.values()],
+            own=self._let_go,
             arena=self._arena,
             schedules=self._schedules,
             on_done=self._progress,
         )
         self._arena = plan.arena
-        self._plans[key] = (graph, plan)
+        self._plans[key] = (graph or self.graph, plan)
         while len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
         return plan
+
+    def _key(self, graph: Graph | None, sizes: Mapping[str, tuple[int, ...]]) -> Any:
+        """New records of tuning make new plans, as long as there are weights to pack."""
+        return id(graph or self.graph), tuple(sorted(sizes.items())), None if self._let_go else records.generation
 
     def _check_used(self, plan: Plan) -> None:
         """No schedule of the caller's may go unnoticed."""

@@ -7,6 +7,7 @@ import dataclasses
 import io
 from typing import Any
 
+from ..errors import printable
 from .profile import LayerProfile, Profile
 
 __all__ = ["as_csv", "as_dict", "as_trace", "layer_row"]
@@ -15,7 +16,6 @@ __all__ = ["as_csv", "as_dict", "as_trace", "layer_row"]
 #: What `Profile` computes for the whole network.
 DERIVED = (
     "latency_s", "steps_s", "around_s", "coverage", "overhead", "overhead_quartiles", "product_share", "peak_bytes",
-    "fused", "missed",
 )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ def layer_row(profile: Profile, layer: LayerProfile) -> dict[str, Any]:
     row["gflops"], row["gbs"] = layer.gflops, layer.gbs
     row["share_of_time"] = profile.share(layer)
     row["share_of_peak"] = profile.compute_share(layer)
+    row["above_possible"] = profile.above_possible(layer)
     row["share_of_bandwidth"] = profile.bandwidth_share(layer)
     row["bound"] = profile.bound(layer)
     return row
@@ -39,6 +40,8 @@ def as_dict(profile: Profile) -> dict[str, Any]:
     document["sizes"] = {name: list(shape) for name, shape in profile.sizes.items()}
     for name in DERIVED:
         document[name] = getattr(profile, name)
+    for name in ("notes", "fused", "missed"):
+        document[name] = [str(note) for note in getattr(profile, name)]
     document["bytes_are"] = "unique: every operand and result of a step once"
     document["kinds"] = [{**dataclasses.asdict(kind), "gflops": kind.gflops} for kind in profile.kinds()]
     document["layers"] = [{**layer_row(profile, layer), "times_s": list(layer.times_s)} for layer in profile.layers]
@@ -46,13 +49,14 @@ def as_dict(profile: Profile) -> dict[str, Any]:
 
 
 def as_csv(profile: Profile) -> str:
-    """One row a layer under the names of `layer_row`; a shape is written `1x64x56x56`."""
+    """One row a layer under the names of `layer_row`; a shape is written `1x64x56x56`, control characters as escapes."""
     out = io.StringIO()
     rows = [layer_row(profile, layer) for layer in profile.layers]
     writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "shape": "x".join(map(str, row["shape"]))})
+        names = {name: printable(row[name]) for name in ("name", "op")}
+        writer.writerow({**row, **names, "shape": "x".join(map(str, row["shape"]))})
     return out.getvalue()
 
 

@@ -19,6 +19,7 @@ from ..graph.shapes import infer
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
 from ..session import InferenceSession
+from .shares import above_possible
 
 __all__ = ["LayerTime", "latency_s", "layer_times", "limits", "problems"]
 
@@ -30,7 +31,7 @@ class LayerTime:
     """One step of a plan, measured. `macs` are those of the definition: an algorithm that executes fewer can exceed 1.
 
     `floor_s` is the larger of the time that the machine's peak needs for the MACs and its bandwidth for the bytes (each
-    operand once); None where the machine has not been measured.
+    operand once); None where the machine has not been measured, as `peak_gflops` is.
     """
 
     label: str
@@ -42,6 +43,8 @@ class LayerTime:
     bytes: int
     seconds: float
     floor_s: float | None
+    macs_executed: int = 0
+    peak_gflops: float | None = None
 
     @property
     def gflops(self) -> float:
@@ -52,6 +55,12 @@ class LayerTime:
     def share(self) -> float | None:
         """The share of the roofline: the floor over the time."""
         return None if self.floor_s is None or not self.seconds else self.floor_s / self.seconds
+
+    @property
+    def above_possible(self) -> bool:
+        """Whether it is faster than the peak allows for what is executed, so that the peak or the time is noise."""
+        share = self.gflops / self.peak_gflops if self.peak_gflops else None
+        return above_possible(share, self.macs, self.macs_executed)
 
 
 def latency_s(session: InferenceSession, feeds: Mapping[str, Array], min_time_s: float = 0.3, least: int = 5) -> float:
@@ -83,7 +92,10 @@ def layer_times(
         shape = written[0].shape if written else ()
         problem = "" if step.problem is None else str(step.problem)
         seconds = statistics.median(entry.seconds for entry in times)
-        row = LayerTime(step.label, step.op, shape, problem, step.algorithm, step.macs, step.bytes, seconds, floor)
+        row = LayerTime(
+            step.label, step.op, shape, problem, step.algorithm, step.macs, step.bytes, seconds, floor,
+            step.macs_executed, peak,
+        )  # fmt: skip
         found.append(row)
     return found
 

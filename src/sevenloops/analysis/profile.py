@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
+from ..graph.ir import Note
 from ..graph.memory import MemoryPlan
 from ..graph.plan import Plan, PlannedStep
 from ..graph.shapes import infer
@@ -27,6 +28,7 @@ from ..machine import Machine
 from ..session import InferenceSession
 from .costs import count, total
 from .layers import limits
+from .shares import above_possible
 
 __all__ = ["Block", "Kind", "LayerProfile", "Profile", "profile"]
 
@@ -144,7 +146,7 @@ class Profile:
     arena_bytes: int
     constant_bytes: int
     blocks: tuple[Block, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @property
     def latency_s(self) -> float:
@@ -197,14 +199,14 @@ class Profile:
         return max((layer.live_bytes for layer in self.layers), default=0)
 
     @property
-    def fused(self) -> tuple[str, ...]:
+    def fused(self) -> tuple[Note, ...]:
         """What the passes did."""
-        return tuple(note for note in self.notes if not _missed(note))
+        return tuple(note for note in self.notes if note.kind == "made")
 
     @property
-    def missed(self) -> tuple[str, ...]:
+    def missed(self) -> tuple[Note, ...]:
         """What the passes left as it is, with the reasons."""
-        return tuple(note for note in self.notes if _missed(note))
+        return tuple(note for note in self.notes if note.kind == "missed")
 
     def share(self, layer: LayerProfile) -> float:
         """A layer's share of the time of all."""
@@ -213,6 +215,10 @@ class Profile:
     def compute_share(self, layer: LayerProfile) -> float | None:
         """Its FLOP/s over the measured peak. Above 1 where an algorithm executes fewer than the definition has."""
         return layer.gflops / self.peak_gflops if self.peak_gflops else None
+
+    def above_possible(self, layer: LayerProfile) -> bool:
+        """Whether that share is above 1 for what is executed, so that the peak or the time is noise."""
+        return above_possible(self.compute_share(layer), layer.macs, layer.macs_executed)
 
     def bandwidth_share(self, layer: LayerProfile) -> float | None:
         """Its unique bytes a second over the measured bandwidth of memory. Above 1 where they lie in a cache already."""
@@ -230,10 +236,6 @@ class Profile:
         for layer in self.layers:
             groups.setdefault(layer.op, []).append(layer)
         return sorted((_kind(op, rows) for op, rows in groups.items()), key=lambda kind: -kind.seconds)
-
-
-def _missed(note: str) -> bool:
-    return " stays" in note
 
 
 def _kind(op: str, rows: Iterable[LayerProfile]) -> Kind:

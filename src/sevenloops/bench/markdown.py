@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..analysis.shares import share_text
 from ..errors import SevenLoopsError
 from .results import NO_PEERS
 
@@ -122,10 +123,12 @@ def _row(row: dict[str, Any], peers: list[str]) -> list[str]:
     if "median_s" not in own:
         return [*cells, "-", "-", "-", own.get("reason") or "-"]
     error = "-" if own["error"] is None else f"{own['error']:.1e}"
+    share = own.get("share_of_peak_beside", own["share_of_peak"])
+    executed = own.get("details", {}).get("macs_executed")
     return [
         *cells,
         f"{own['gflops']:.0f}",
-        f"{100 * own.get('share_of_peak_beside', own['share_of_peak']):.0f}",
+        share_text(share, row["macs"], executed),
         _ratio(row["ratio"]),
         error,
     ]

@@ -110,6 +110,7 @@ def _sevenloops(task: NetworkTask, settings: Settings) -> Prepared:
 
     plan = session.plan(shapes)
     details: dict[str, Any] = {"steps": len(plan.steps), "arena_bytes": plan.memory.total_bytes}
+    details["macs_executed"] = sum(step.macs_executed for step in plan.steps)
     details["not_compiled"] = sorted({step.op for step in plan.steps if step.kernel is None})
     return Prepared(run, lambda: last, f"{len(plan.steps)} steps", details)
 

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..analysis.shares import MARK_MEANS, above_possible, share_text
+from ..errors import printable
 from .results import OWN, BenchRun, Row, Timing, Work, geometric_mean
 
 __all__ = ["render", "render_starts", "summary", "to_json", "write_atomically"]
@@ -77,6 +80,7 @@ def _timing_values(timing: Timing, row: Row, run: BenchRun) -> dict[str, Any]:
         "share_of_peak": gflops / run.peak_gflops if gflops else None,
         **({"peak_gflops_beside": timing.peak_gflops} if timing.peaks_gflops else {}),
         **({"share_of_peak_beside": run.share_of_peak(row, timing.engine)} if timing.peaks_gflops else {}),
+        "above_possible": above_possible(run.share_of_peak(row, timing.engine), row.problem.macs, timing.macs_executed),
         "gbs": 1e-9 * row.problem.unique_bytes / timing.median_s,
         "error": timing.error,
         "note": timing.note,
@@ -133,11 +137,18 @@ def render_starts(run: BenchRun) -> RenderableType:
             error = "-" if timing.error is None else f"{timing.error:.1e}"
             start, peak = timing.details.get("start_s"), timing.details.get("peak_bytes")
             cells = ["-" if start is None else f"{start:.2f}", "-" if peak is None else f"{peak / 1e6:.0f}"]
-            table.add_row(row.name, name, timing.note or "-", f"{1e3 * timing.median_s:.4g}", ratio, error, *cells)
+            table.add_row(
+                plain(row.name), name, plain(timing.note or "-"), f"{1e3 * timing.median_s:.4g}", ratio, error, *cells
+            )
     against = {
         str(t.details["error_against"]) for row in run.rows for t in row.timings.values() if "error_against" in t.details
     }
     return Group(table, *(Text(f"errors are against {text}, relative to the largest output") for text in sorted(against)))
+
+
+def plain(text: str) -> str:
+    """A name from a model or a file, for rich: no control characters get through, and brackets are no markup."""
+    return escape(printable(text))
 
 
 def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
@@ -146,12 +157,12 @@ def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
     share = run.share_of_peak(row, OWN)
     best = min((t.median_s for name in row.timings if (t := row.timed(name))), default=None)
     return [
-        row.name if row.name == str(row.problem) else f"{row.name}: {short(row.problem)}",
+        plain(row.name if row.name == str(row.problem) else f"{row.name}: {short(row.problem)}"),
         str(row.repeats),
         own.note if own and own.note else "-",
         *[_time_cell(row.timings.get(name), best) for name in (OWN, *run.peers)],
         f"{gflops:.0f}" if gflops else "-",
-        f"{100 * share:.0f}" if share else "-",
+        share_text(share, row.problem.macs, own.macs_executed if own else None),
         _ratio_cell(row.ratio),
         f"{own.error:.1e}" if own and own.error is not None else "-",
     ]
@@ -202,15 +213,22 @@ def _footer(run: BenchRun) -> list[Text]:
     beside = [timing.peak_gflops for row in run.rows if (timing := row.timed(OWN)) and timing.peak_gflops]
     if beside:
         lines.append(f"% of peak is of that sampled beside each row: {min(beside):.0f} to {max(beside):.0f} GFLOP/s")
+    if any(_is_above_possible(row, run) for row in run.rows):
+        lines.append(MARK_MEANS)
     lines.append("versions: " + ", ".join(f"{name} {text}" for name, text in environment["engines"].items()))
     noisy = sum(_is_noisy(row) for row in run.rows)
     if noisy:
         lines.append(f"noisy: in {noisy} row(s) a round of ours or of the fastest peer was {NOISY}x slower than another")
-    return [Text(line) for line in lines + _reasons(run)]
+    return [Text(printable(line)) for line in lines + _reasons(run)]
 
 
 def _is_noisy(row: Row) -> bool:
     return any(timing.spread > NOISY for timing in (row.timed(OWN), row.fastest_peer) if timing)
+
+
+def _is_above_possible(row: Row, run: BenchRun) -> bool:
+    own = row.timed(OWN)
+    return own is not None and above_possible(run.share_of_peak(row, OWN), row.problem.macs, own.macs_executed)
 
 
 def _reasons(run: BenchRun) -> list[str]:

@@ -53,6 +53,11 @@ class Timing:
         return statistics.median([time for times in self.rounds_s for time in times])
 
     @property
+    def macs_executed(self) -> int | None:
+        """Multiply-adds that its code really does; None where that is not known."""
+        return self.details.get("macs_executed")
+
+    @property
     def best_s(self) -> float:
         """The fastest iteration."""
         return min(min(times) for times in self.rounds_s)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..bench.network_bench import NetworkCase, case
 from ..classify import is_file, load_graph
+from ..errors import printable
 from ..models import find, has_weights
 from ..session import InferenceSession
 from .problems import named_shapes
@@ -39,7 +40,7 @@ def load_case(model: str, batch: int, shapes: Sequence[str]) -> NetworkCase:
 def load(model: str, batch: int, shapes: Sequence[str], threads: int | None, accuracy: str) -> Loaded:
     """The network compiled, with a progress bar while kernels are not in the cache."""
     found = load_case(model, batch, shapes)
-    columns = (TextColumn("compiling"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (TextColumn("compiling"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         session = InferenceSession(
@@ -47,7 +48,7 @@ def load(model: str, batch: int, shapes: Sequence[str], threads: int | None, acc
             threads=threads,
             accuracy=accuracy,
             shapes=found.sizes,
-            progress=lambda label, done, total: bar.update(task, description=label, completed=done, total=total),
+            progress=lambda label, done, total: bar.update(task, description=printable(label), completed=done, total=total),
         )
     return Loaded(found, session, random_weights(model))
 

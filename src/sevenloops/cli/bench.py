@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..bench.network_bench import case, run_networks
 from ..bench.networks import Layer
-from ..bench.report import render, render_starts, to_json, write_atomically
+from ..bench.report import plain, render, render_starts, to_json, write_atomically
 from ..bench.results import BenchRun
 from ..bench.runner import BenchError, Options, run_bench
 from ..classify import is_file, load_graph
@@ -32,7 +32,7 @@ def bench_command(layers: Sequence[Layer], options: Options, json: bool, output:
     """Measure, then print the table (or JSON) and write JSON to `output`."""
     _check_folder(output)
     with Console(stderr=True).status("") as status:
-        run = run_bench(layers, options, status.update)
+        run = run_bench(layers, options, lambda text: status.update(plain(text)))
     _show(run, json, output)
 
 
@@ -44,7 +44,7 @@ def bench_networks_command(
     sizes = named_shapes(shapes)
     cases = [case(Path(model).stem if is_file(model) else model, load_graph(model), batch, sizes) for model in models]
     with Console(stderr=True).status("") as status:
-        run = run_networks(cases, options, status.update)
+        run = run_networks(cases, options, lambda text: status.update(plain(text)))
     _show(run, json, output)
     if not json:
         _console().print(render_starts(run))

@@ -14,6 +14,7 @@ from ..analysis.costs import Cost, count, total
 from ..analysis.devices import DEVICES, Prediction, layer_costs, predict, this_machine
 from ..analysis.training import TrainingMemory, training_memory
 from ..bench.network_bench import NetworkCase
+from ..bench.report import plain
 from ..graph.shapes import infer
 from ..machine import Machine
 from .analysis import console, mib
@@ -77,7 +78,7 @@ def _layers(costs: Sequence[Cost]) -> Table:
     for row in costs:
         work = [f"{row.macs:,}", f"{row.flops:,}"] if row.macs else ["", ""]
         shape, params = " x ".join(map(str, row.shape)), f"{row.params:,}" if row.params else ""
-        table.add_row(row.name, row.op, shape, params, *work, f"{row.unique_bytes:,}", f"{row.intensity:.1f}")
+        table.add_row(plain(row.name), plain(row.op), shape, params, *work, f"{row.unique_bytes:,}", f"{row.intensity:.1f}")
     return table
 
 
@@ -120,8 +121,8 @@ def _devices(rows: Sequence[Prediction]) -> Table:
 
 def _summary(out: Console, found: NetworkCase, costs: Sequence[Cost]) -> None:
     whole = total(costs)
-    sizes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in found.sizes.items())
+    sizes = ", ".join(f"{plain(name)} {' x '.join(map(str, shape))}" for name, shape in found.sizes.items())
     out.print(
-        f"[bold]{found.name}[/bold], {sizes}: {whole.params:,} parameters, {whole.macs:,} multiply-adds, "
+        f"[bold]{plain(found.name)}[/bold], {sizes}: {whole.params:,} parameters, {whole.macs:,} multiply-adds, "
         f"{whole.flops:,} FLOP"
     )

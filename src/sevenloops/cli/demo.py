@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import demo
+from ..analysis.shares import share_text
 from ..bench.results import BenchRun
 from ..bench.runner import Options
 
@@ -69,6 +70,6 @@ def render_ladder(run: BenchRun) -> Table:
             reason = row.timings[name].reason or "no time"
             table.add_row(label, "-", "-", "-", reason, style="dim")
             continue
-        share = f"{100 * gflops / run.peak_gflops:.1f}"
+        share = share_text(gflops / run.peak_gflops, problem.macs, timing.macs_executed, digits=1)
         table.add_row(label, f"{1e3 * timing.median_s:.3f}", f"{gflops:.1f}", share, f"{timing.error or 0:.1e}")
     return table

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..analysis.pictures import FirstLayer, feature_maps, filter_tiles, first_layer, grid, scaled
 from ..classify import Network, feeds_of, is_file, load_graph, load_network, read_photo
-from ..errors import GraphError
+from ..errors import GraphError, printable
 from ..report.pictures import save
 from .analysis import random_weights
 
@@ -26,13 +26,13 @@ def filters_command(
         count, channels, height, width = found.weight.shape
         kind = "colour" if channels == 3 else f"grey, the mean of {channels} channels"
         remark = "; the weights are random" if weights is None and random_weights(model) else ""
-        print(f"{output}: {found.name}, {count} filters of {height} x {width}, {kind}{remark}")
+        print(f"{output}: {printable(found.name)}, {count} filters of {height} x {width}, {kind}{remark}")
         return
     network = load_network(model, weights=weights)
     name = layer or first_layer(network.graph).name
     maps = feature_maps(network.graph, name, feeds_of(network, [read_photo(image, network.preprocessing)]))
     save(output, grid([scaled(one) for one in maps]))
-    print(f"{output}: {name}, {maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}, from {image}")
+    print(f"{output}: {printable(name)}, {maps.shape[0]} maps of {maps.shape[1]} x {maps.shape[2]}, from {image}")
     if layer is None:
         print("--layer draws another: a name that `sevenloops count` lists")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ProblemError
+from ..errors import ProblemError, printable
 from .analysis_app import analysis_app
 from .bench_app import bench_app
 from .ladder_app import ladder_app
@@ -224,7 +224,7 @@ def demo(
 
 
 def _print_warning(message: Warning | str, *ignored: Any, **also_ignored: Any) -> None:
-    print(f"sevenloops: warning: {message}", file=sys.stderr)
+    print(f"sevenloops: warning: {printable(str(message))}", file=sys.stderr)
 
 
 def main() -> None:

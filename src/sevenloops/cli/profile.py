@@ -10,8 +10,9 @@ from rich.table import Table
 
 from ..analysis.export import as_csv, as_dict, as_trace
 from ..analysis.profile import Profile, profile
+from ..analysis.shares import MARK_MEANS
 from ..bench.network_bench import random_feeds
-from ..bench.report import write_atomically
+from ..bench.report import plain, write_atomically
 from ..bench.runner import BenchError
 from ..machine import Machine
 from .analysis import Loaded, console, mib
@@ -44,9 +45,9 @@ def profile_command(loaded: Loaded, runs: int, *, json: bool, csv: bool, trace: 
 def _print(out: Console, found: Profile) -> None:
     out.print(_layers(found))
     out.print(_kinds(found))
-    sizes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in found.sizes.items())
+    sizes = ", ".join(f"{plain(name)} {' x '.join(map(str, shape))}" for name, shape in found.sizes.items())
     out.print(
-        f"[bold]{found.model}[/bold], {sizes}: [bold]{1e3 * found.latency_s:.3f} ms[/bold] a run on {found.threads} "
+        f"[bold]{plain(found.model)}[/bold], {sizes}: [bold]{1e3 * found.latency_s:.3f} ms[/bold] a run on {found.threads} "
         f"threads of {found.machine}"
     )
     if found.params is not None and found.macs is not None:
@@ -74,6 +75,7 @@ def _layers(found: Profile) -> Table:
         f"{limits}. Bytes are unique (each operand once). Above 100 %: Winograd executes fewer multiply-adds than the "
         "definition has; operands may lie in a cache. The ceiling that binds is marked *"
     )
+    caption += f". {MARK_MEANS}" if any(map(found.above_possible, found.layers)) else ""
     table = Table(caption=caption, caption_justify="left")
     for name in ("layer", "output", "algorithm"):
         table.add_column(name, overflow="fold")
@@ -84,7 +86,7 @@ def _layers(found: Profile) -> Table:
         name = layer.name if layer.op != "layout" else f"{layer.name} (layout)"
         bound = found.bound(layer)
         table.add_row(
-            name,
+            plain(name),
             " x ".join(map(str, layer.shape)),
             layer.algorithm,
             f"{layer.params:,}" if layer.params else "",
@@ -95,7 +97,7 @@ def _layers(found: Profile) -> Table:
             f"{1e6 * layer.spread_s:.0f}",
             f"{100 * found.share(layer):.1f}",
             f"{layer.gflops:.0f}" if layer.macs else "",
-            _percent(found.compute_share(layer), bound == "compute") if layer.macs else "",
+            _percent(found.compute_share(layer), bound == "compute", found.above_possible(layer)) if layer.macs else "",
             _percent(found.bandwidth_share(layer), bound == "memory"),
         )
     table.add_section()
@@ -104,8 +106,8 @@ def _layers(found: Profile) -> Table:
     return table
 
 
-def _percent(share: float | None, binds: bool) -> str:
-    return "" if share is None else f"{100 * share:.0f}{'*' if binds else ' '}"
+def _percent(share: float | None, binds: bool, is_noise: bool = False) -> str:
+    return "" if share is None else f"{100 * share:.0f}{'?' if is_noise else ''}{'*' if binds else ' '}"
 
 
 def _kinds(found: Profile) -> Table:
@@ -115,7 +117,7 @@ def _kinds(found: Profile) -> Table:
         table.add_column(name, justify="right")
     for kind in found.kinds():
         table.add_row(
-            kind.op,
+            plain(kind.op),
             str(kind.steps),
             f"{kind.params:,}",
             f"{kind.macs / 1e6:.1f}",

@@ -11,7 +11,7 @@ from rich.console import Console
 from ..analysis.kernels import kernel_texts
 from ..analysis.pictures import FirstLayer, first_layer
 from ..bench.network_bench import run_networks
-from ..bench.report import write_atomically
+from ..bench.report import plain, write_atomically
 from ..bench.runner import BenchError, Options
 from ..errors import GraphError
 from ..report import Chart, report_page
@@ -73,11 +73,11 @@ def _filters(loaded: Loaded) -> FirstLayer | None:
 def _peers(loaded: Loaded, options: Options) -> dict[str, float]:
     """Seconds of a run by engine, ours too; those that could not run are left out, with a line that says why."""
     with Console(stderr=True).status("") as status:
-        (row,) = run_networks([loaded.case], options, status.update).rows
+        (row,) = run_networks([loaded.case], options, lambda text: status.update(plain(text))).rows
     found = {}
     for name, timing in row.timings.items():
         if timing.reason is None:
             found[name] = timing.median_s
         else:
-            Console(stderr=True).print(f"{name}: {timing.reason}", markup=False)
+            Console(stderr=True).print(f"{name}: {plain(timing.reason)}")
     return found

@@ -15,11 +15,13 @@ from rich.table import Table
 
 from ..analysis.costs import count, total
 from ..analysis.layers import LayerTime, latency_s, layer_times
+from ..analysis.shares import MARK_MEANS
 from ..bench.network_bench import case, run_networks
+from ..bench.report import plain
 from ..bench.results import OWN, BenchRun
 from ..bench.runner import Options
 from ..classify import Guess, Network, batches, feeds_of, load_network, read_photo, sample_photos, top
-from ..errors import GraphError
+from ..errors import GraphError, printable
 from ..graph.shapes import infer
 from ..machine import Machine
 from ..session import InferenceSession
@@ -77,7 +79,7 @@ def run_command(model: str, images: Sequence[Path], options: RunOptions, json: b
 def _load(network: Network, shapes: dict[str, tuple[int, ...]], options: RunOptions) -> _Loaded:
     """With a progress bar, as kernels that are not in the cache are compiled."""
     start = time.perf_counter()
-    columns = (TextColumn("compiling"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (TextColumn("compiling"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         session = InferenceSession(
@@ -85,7 +87,7 @@ def _load(network: Network, shapes: dict[str, tuple[int, ...]], options: RunOpti
             threads=options.threads,
             accuracy=options.accuracy,
             shapes=shapes,
-            progress=lambda label, done, total: bar.update(task, description=label, completed=done, total=total),
+            progress=lambda label, done, total: bar.update(task, description=printable(label), completed=done, total=total),
         )
     return _Loaded(network, session, shapes, time.perf_counter() - start)
 
@@ -104,7 +106,9 @@ def _beside(loaded: _Loaded, options: RunOptions) -> BenchRun | str:
     measured = Options(options.against, options.threads, rounds=3, slice_s=0.1, accuracy=options.accuracy)
     try:
         with Console(stderr=True).status("") as status:
-            return run_networks([case(network.name, network.graph, shapes=loaded.shapes)], measured, status.update)
+            return run_networks(
+                [case(network.name, network.graph, shapes=loaded.shapes)], measured, lambda text: status.update(plain(text))
+            )
     except GraphError as error:  # the package onnx, which writes the file for the others, is not installed
         return str(error)
 
@@ -121,7 +125,15 @@ def _document(
         "load_s": loaded.load_s,
         "latency_s": latency,
         "photographs": [{"file": str(path), "classes": [asdict(g) for g in found]} for path, found in guesses.items()],
-        "layers": [{**asdict(layer), "gflops": layer.gflops, "share_of_roofline": layer.share} for layer in layers],
+        "layers": [
+            {
+                **asdict(layer),
+                "gflops": layer.gflops,
+                "share_of_roofline": layer.share,
+                "above_possible": layer.above_possible,
+            }
+            for layer in layers
+        ],
     }
     if isinstance(beside, str):
         document["no_comparison"] = beside
@@ -139,15 +151,15 @@ def _print_classes(console: Console, loaded: _Loaded, guesses: dict[Path, list[G
     network = loaded.network
     costs = total(count(infer(network.graph, loaded.shapes)))
     console.print(
-        f"[bold]{network.name}[/bold]: {costs.params / 1e6:.2f} M parameters ({network.weights}), "
+        f"[bold]{plain(network.name)}[/bold]: {costs.params / 1e6:.2f} M parameters ({plain(network.weights)}), "
         f"{costs.macs / 1e9:.3f} G multiply-adds; loaded in {loaded.load_s:.2f} s"
     )
     if not network.trained:
         console.print("random weights: the classes below mean nothing, the times do")
     for path, found in guesses.items():
-        console.print(f"\n{path.name}")
+        console.print(f"\n{plain(path.name)}")
         for guess in found:
-            console.print(f"  {100 * guess.probability:5.1f} %  {guess.name or f'class {guess.index}'}")
+            console.print(f"  {100 * guess.probability:5.1f} %  {plain(guess.name or f'class {guess.index}')}")
 
 
 def _print_times(console: Console, loaded: _Loaded, latency: float, layers: Sequence[LayerTime], machine: Machine) -> None:
@@ -164,6 +176,7 @@ def _table(layers: Sequence[LayerTime], machine: Machine) -> Table:
     if machine.peak_gflops and machine.bandwidth_gbs:
         limits = f"roofline: {machine.peak_gflops:.0f} GFLOP/s, {machine.bandwidth_gbs:.0f} GB/s, measured here"
     caption = f"{limits}. More than 100 %: Winograd executes fewer multiply-adds, and operands may lie in a cache already"
+    caption += f". {MARK_MEANS}" if any(layer.above_possible for layer in layers) else ""
     table = Table(caption=caption, caption_justify="left")
     for name in ("layer", "output", "algorithm"):
         table.add_column(name, overflow="fold")
@@ -172,24 +185,24 @@ def _table(layers: Sequence[LayerTime], machine: Machine) -> Table:
     whole = sum(layer.seconds for layer in layers)
     for layer in layers:
         work = [f"{layer.macs / 1e6:.1f}", f"{layer.gflops:.0f}"] if layer.macs else ["", ""]
-        share = "" if layer.share is None else f"{100 * layer.share:.0f}"
+        share = "" if layer.share is None else f"{100 * layer.share:.0f}{'?' if layer.above_possible else ''}"
         label = layer.label if layer.op != "layout" else f"{layer.label} (layout)"
         part = f"{100 * layer.seconds / whole:.1f}"
         shape = " x ".join(map(str, layer.shape))
-        table.add_row(label, shape, layer.algorithm, work[0], f"{1e6 * layer.seconds:.0f}", part, work[1], share)
+        table.add_row(plain(label), shape, layer.algorithm, work[0], f"{1e6 * layer.seconds:.0f}", part, work[1], share)
     return table
 
 
 def _print_beside(console: Console, run: BenchRun | str) -> None:
     """One line an engine, ours first."""
     if isinstance(run, str):
-        console.print(f"no other engine beside: {run}")
+        console.print(f"no other engine beside: {plain(run)}")
         return
     row = run.rows[0]
     console.print("side by side, each in its own process, in turn, on the same ONNX file:")
     for name, timing in row.timings.items():
         if timing.reason is not None:
-            console.print(f"  {name}: {timing.reason}")
+            console.print(f"  {name}: {plain(timing.reason)}")
             continue
         own = row.timed(OWN)
         ratio = f", {timing.median_s / own.median_s:.2f} times ours" if own and name != OWN else ""

@@ -58,7 +58,7 @@ def trial_command(model: str, batch: int, shapes: Mapping[str, tuple[int, ...]],
 
     network = case(model, load_graph(model), batch, shapes)
     with Progress(
-        BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), console=Console(stderr=True)
+        BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), console=Console(stderr=True)
     ) as bar:
         task = bar.add_task(f"trial inside {model}", total=None)
 

@@ -87,7 +87,14 @@ class Kernel:
         self._names = ("a", "b") if is_gemm else ("x", "weights")
         # Transformed weights depend on more than the shape of the buffer: F(4, 6) and F(6, 4) fill equal ones.
         transform = None if self._row.accumulates_as_defined else schedule
-        self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype, transform)
+        # So does the order of taps and rows: that of phases, and of matrices that are read as they are stored.
+        if isinstance(problem, GemmProblem):
+            order: tuple[Any, ...] = (problem.trans_b,)
+        elif problem.transposed:
+            order = (problem.stride, problem.padding, problem.dilation, problem.output_padding, bool(problem.out_pitch))
+        else:
+            order = ()
+        self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype, transform, *order)
         self._reads_as_stored = self.algorithm in ("gemv", "naive")
         self._pitch = problem.out_pitch if isinstance(problem, ConvProblem) else 0
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .ir import OPSET, OWN, Graph, Node, Value
+from .ir import OPSET, OWN, Graph, Node, Note, Value
 
-__all__ = ["OPSET", "OWN", "Graph", "Node", "Value"]
+__all__ = ["OPSET", "OWN", "Graph", "Node", "Note", "Value"]

@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import GraphError
+from ..errors import GraphError, printable
 
-__all__ = ["OPSET", "OWN", "Graph", "Node", "Value"]
+__all__ = ["OPSET", "OWN", "Graph", "Node", "Note", "Value"]
 
 Array = np.ndarray[Any, Any]
 #: The opset whose meaning the nodes of a graph have; importers bring older nodes to it.
 OPSET = 21
 #: The domain of operators that ONNX does not have: Shift, and what passes make.
 OWN = "sevenloops"
+#: Constants of up to so many bytes may say sizes.
+SMALL_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,19 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a pass (`rule`) says of a node, by its label: `"made"`, a fusion or the like, or `"missed"`, with the reason."""
+
+    kind: Literal["made", "missed"]
+    node: str
+    text: str
+    rule: str = ""
+
+    def __str__(self) -> str:
+        return printable(f"{self.rule}: {self.text}")
+
+
+@dataclass(frozen=True)
 class Graph:
     """A network. `values` has the types of what the nodes write, as far as they are known; `notes` what passes did.
 
@@ -99,7 +114,7 @@ class Graph:
     constants: Mapping[str, Array] = field(default_factory=dict)
     values: Mapping[str, Value] = field(default_factory=dict)
     name: str = "graph"
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def __post_init__(self) -> None:
         written = {value.name for value in self.inputs} | set(self.constants)
@@ -141,9 +156,14 @@ class Graph:
         """The graph with some fields changed, checked again."""
         return replace(self, **changes)
 
-    def noting(self, notes: Iterable[str]) -> Graph:
+    def noting(self, notes: Iterable[Note]) -> Graph:
         """The graph with more notes."""
         return replace(self, notes=(*self.notes, *notes))
+
+    def without_weights(self) -> Graph:
+        """The graph with NaN for its float constants of some size, which take no memory then: for counts and sizes only."""
+        nan = {name: np.broadcast_to(c.dtype.type(np.nan), c.shape) for name, c in self.constants.items() if _is_large(c)}
+        return replace(self, constants={**self.constants, **nan})
 
     @property
     def params(self) -> int:
@@ -155,3 +175,7 @@ class Graph:
         from .onnx_export import save_onnx
 
         return save_onnx(self, path, shift_as)
+
+
+def _is_large(constant: Array) -> bool:
+    return constant.dtype.kind == "f" and constant.nbytes > SMALL_BYTES

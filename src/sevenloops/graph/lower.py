@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ProblemError, Unsupported
-from .ir import OWN, Graph, Node
+from .ir import OWN, Graph, Node, Note
 from .lower_conv import conv, conv_transpose, gemm, matmul, shift, writes_slices
 from .lower_layers import REDUCTIONS, elementwise, global_pool, lrn, pool, reduce, softmax
 from .lower_moves import (
@@ -76,7 +76,7 @@ class Lowered:
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     constants: dict[str, Any]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     dynamic: Node | None = None
     tail: Graph | None = None
 

@@ -21,14 +21,13 @@ from ..errors import SevenLoopsError
 from ..layers.copy_slice import CopySlice
 from ..layers.permute import Permute
 from .ir import Graph, Node
-from .onnx_weights import release
 from .place import Storage, Tensor, identity, last
 from .views import reshape_order, reshaped
 
 __all__ = ["Constant", "Lowering", "NotLowered", "Operand", "PythonStep", "Step", "Weights"]
 
 Array = np.ndarray[Any, Any]
-#: What is copied at once of weights that lie in a file.
+#: What is copied at once of weights whose columns are put into another order.
 BLOCK_BYTES = 2**23
 
 
@@ -58,21 +57,18 @@ class Weights:
         """Other weights made of these."""
         return Weights((*self.key, *key), [array])
 
-    def take(self) -> Array:
-        """What is to be packed; not held any more. Memory of a mapped file is let go of as it is read."""
+    def take(self, overwrite: bool = False) -> Array:
+        """What is to be packed; not held any more. With `overwrite` it may be made where the array lies."""
         array = self.held.pop()
         if self.gather is None:
             return array
         axis, indices = self.gather
-        gathered = aligned_empty(array.shape, array.dtype)
-        if axis == 0:
-            np.take(array, indices, axis=0, out=gathered, mode="clip")
-            release(array)
-        else:
-            for rows in blocks(array):
-                np.take(array[rows], indices, axis=1, out=gathered[rows], mode="clip")
-                release(array[rows])
-        return gathered
+        if overwrite and axis == 1 and array.flags.c_contiguous and array.flags.writeable:
+            rows = max(1, BLOCK_BYTES // (array.itemsize * array.shape[1]))
+            for start in range(0, len(array), rows):
+                array[start : start + rows] = array[start : start + rows, indices]
+            return array
+        return np.take(array, indices, axis, out=aligned_empty(array.shape, array.dtype), mode="clip")
 
 
 Operand = Union[Tensor, Constant, Weights]
@@ -316,16 +312,5 @@ def aligned(array: Array) -> Array:
     if array.flags.c_contiguous and array.flags.aligned and address(array) % ALIGNMENT == 0:
         return array
     copy = aligned_empty(array.shape, array.dtype)
-    if array.ndim < 2:
-        copy[...] = array
-    else:
-        for rows in blocks(array):
-            copy[rows] = array[rows]
-            release(array[rows])
+    copy[...] = array
     return copy
-
-
-def blocks(array: Array) -> list[slice]:
-    """Runs of rows of some megabytes."""
-    rows = max(1, BLOCK_BYTES * len(array) // max(1, array.nbytes))
-    return [slice(start, start + rows) for start in range(0, len(array), rows)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..errors import GraphError
 from .dtypes import ELEMENTS
 from .ir import OPSET, Graph, Node, Value
 from .onnx_opsets import NORMALISERS, Builder
-from .onnx_weights import map_file, strip
+from .onnx_weights import strip
 from .operands import complain
 from .protos import require_onnx
 from .shape_rules import RULES
@@ -55,11 +55,11 @@ def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
 
 
 def _read(source: Any) -> tuple[Any, dict[str, Array]]:
-    """The model without its large weights, and those by name."""
+    """The model without its large weights, and those by name. Nothing that is returned depends on a file any more."""
     import onnx
 
     if isinstance(source, onnx.ModelProto):
-        return _complete(source, None), {}
+        return source, _load_external(source, None)
     if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
         raise GraphError(f"a path, bytes or an onnx.ModelProto is needed, got {type(source).__name__}")
     name, path = "the bytes", None
@@ -69,35 +69,75 @@ def _read(source: Any) -> tuple[Any, dict[str, Array]]:
             if path.is_dir():
                 raise GraphError(f"{name} is a folder, not an ONNX file")
             if path.suffix in TEXT_FORMS:
-                return _complete(onnx.load(str(path)), path), {}
-            data = map_file(path) if path.stat().st_size else memoryview(b"")
+                model = onnx.load(str(path), load_external_data=False)
+                return model, _load_external(model, path.parent)
+            with open(path, "rb") as file:
+                stripped = strip(file, os.fstat(file.fileno()).st_size)
         else:
-            data = memoryview(source).cast("B")
-        stripped = strip(data)
-        model = _complete(onnx.ModelProto.FromString(stripped.message), path)
+            data = bytes(source)  # no copy of bytes; of what the caller may still change there must be one
+            stripped = strip(data, len(data))
+        model = onnx.ModelProto.FromString(stripped.message)
     except GraphError:
         raise
     except FileNotFoundError as error:
         raise GraphError(f"there is no file {error.filename or name}") from error
     except OSError as error:
         raise GraphError(f"{name} cannot be read: {error}") from error
-    except Exception as error:  # protobuf's DecodeError, and what onnx raises for files with weights and text forms
+    except Exception as error:  # protobuf's DecodeError, and what onnx raises for text forms
         raise GraphError(f"{name} cannot be read as an ONNX model, or a damaged one: {error}") from error
     if not model.HasField("graph"):
         raise GraphError(f"{name}: no ONNX model, there is no graph in it")
-    return model, stripped.arrays
+    return model, {**stripped.arrays, **_load_external(model, None if path is None else path.parent)}
 
 
-def _complete(model: Any, path: Path | None) -> Any:
-    """The model with the weights that lie in files beside it."""
-    from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+def _load_external(model: Any, folder: Path | None) -> dict[str, Array]:
+    """Bring in the data that tensors have in files of the model's folder, wherever in the model they are.
 
-    outside = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
-    if outside and path is None:
-        raise GraphError(f"the data of {outside[0]!r} lie in another file: pass the path of the model")
-    if outside:
-        load_external_data_for_model(model, str(path.parent) if path else "")
-    return model
+    The data of the graph's own initializers are returned by name, so that they pass through memory once. Raises
+    `GraphError` for models without a folder, and for files that are missing, damaged, or not inside of it.
+    """
+    arrays: dict[str, Array] = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == tensor.EXTERNAL:
+            loaded = type(tensor)()
+            loaded.CopyFrom(tensor)
+            _load_tensor(loaded, folder)
+            arrays[tensor.name] = _array(loaded, tensor.name)
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+    for tensor in _tensors(model):
+        if tensor.data_location == tensor.EXTERNAL:
+            _load_tensor(tensor, folder)
+    return arrays
+
+
+def _load_tensor(tensor: Any, folder: Path | None) -> None:
+    """`onnx` sees to it that no link, hard link, `..` or absolute path leads out of the folder."""
+    from onnx.external_data_helper import load_external_data_for_tensor
+
+    if folder is None:
+        raise GraphError(f"the data of {tensor.name!r} lie in another file: pass the path of the model")
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    try:
+        if (folder / location).exists() and not (folder / location).is_file():
+            raise ValueError("it is no regular file")
+        load_external_data_for_tensor(tensor, str(folder))
+    except Exception as error:  # the checker of onnx has exceptions of its own
+        where = f"the data of {tensor.name!r} cannot be read from {location!r} beside the model"
+        raise GraphError(f"{where}: {error}") from error
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Every tensor in a message: initializers, attributes, sparse ones, those of bodies and functions."""
+    from onnx import TensorProto
+
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                yield from _tensors(part)
 
 
 def _opsets(model: Any) -> dict[str, int]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,25 +17,24 @@ import numpy as np
 
 from ..arrays import address, aligned_empty
 from ..compile import Kernel, compile, compile_kept
-from ..compile.kernel import Packed
 from ..compile.layer import compile_layer, layer_kept, layer_of
 from ..compile.runtime import LoadedKernel, step_list
 from ..compile.workers import compile_all
-from ..errors import KernelError
+from ..errors import KernelError, printable
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
 from .lower import Lowered
 from .lowering import Constant, PythonStep, Step, Weights, aligned
 from .memory import MemoryPlan, Span, plan_memory
-from .onnx_weights import file_of, release
 from .place import Tensor
 
 __all__ = ["Plan", "PlannedStep", "StepTime", "compile_plan"]
 
 Array = np.ndarray[Any, Any]
 OnDone = Callable[[str, int, int], None]
-Store = dict[tuple[Any, ...], Packed]
+#: Weights are compared by so many bytes at a time.
+BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class PlannedStep:
 
     def __str__(self) -> str:
         what = self.problem if self.problem is not None else getattr(self.step, "reason", "")
-        return f"{self.label}: {self.op} by {self.algorithm} [{what}]"
+        return printable(f"{self.label}: {self.op} by {self.algorithm} [{what}]")
 
 
 class StepTime(NamedTuple):
@@ -123,9 +121,14 @@ class _Patch:
 
 
 class Plan:
-    """See the module. Made by `compile_plan`; one run at a time."""
+    """See the module. Made by `compile_plan`; one run at a time.
 
-    def __init__(self, lowered: Lowered, kernels: Sequence[Any], store: Store, arena: Array | None = None) -> None:
+    `packed` has the weights as kernels read them, by their names and then by problem.
+    """
+
+    def __init__(
+        self, lowered: Lowered, kernels: Sequence[Any], others: Iterable[Plan], own: bool, arena: Array | None = None
+    ) -> None:
         self.inputs, self.outputs, self.notes = lowered.inputs, lowered.outputs, lowered.notes
         self.dynamic, self.tail, self.constants = lowered.dynamic, lowered.tail, lowered.constants
         self.steps = tuple(PlannedStep(step, kernel) for step, kernel in zip(lowered.steps, kernels))
@@ -136,21 +139,22 @@ class Plan:
         self._patches: list[_Patch] = []
         self._external = {tensor.storage.id for tensor in (*self.inputs.values(), *self.outputs.values())}
         self._base = {key: address(self.arena) + offset for key, offset in self.memory.offsets.items()}
-        self._unpacked = Counter(o.key for s in lowered.steps for o in s.operands if isinstance(o, Weights))
+        self.packed: dict[tuple[Any, ...], dict[Problem, Array]] = {}
+        self._others, self._own = tuple(others), own
         calls: list[tuple[int, list[int]]] = []
         self._ranges: list[tuple[int, int]] = []
         for planned in self.steps:
             begin = len(calls)
             if isinstance(planned.step, Step):
-                self._add_calls(calls, planned, planned.step, store)
+                self._add_calls(calls, planned, planned.step)
             self._ranges.append((begin, len(calls)))
-        assert not self._unpacked, "all weights were packed"
+        self._others = ()
         self._list = step_list(calls)
         self._segments = self._segmented()
 
     # --------------------------------------------------------------------------------------------- building
 
-    def _add_calls(self, calls: list[tuple[int, list[int]]], planned: PlannedStep, step: Step, store: Store) -> None:
+    def _add_calls(self, calls: list[tuple[int, list[int]]], planned: PlannedStep, step: Step) -> None:
         kernel, arguments = planned.kernel, list(step.operands)
         loaded = kernel.loaded if isinstance(kernel, Kernel) else kernel
         assert loaded is not None
@@ -158,37 +162,44 @@ class Plan:
         resolved: list[int] = []
         if isinstance(kernel, Kernel) and isinstance(arguments[1], (Tensor, Constant)):
             packed = aligned_empty(kernel.image.pack_buffers[-1].shape, kernel.problem.dtype)
-            calls.append((loaded.pack_list, [self._address(arguments[1], done, kernel, store), address(packed)]))
+            calls.append((loaded.pack_list, [self._address(arguments[1], done, kernel), address(packed)]))
             done += 2
             arguments[1] = Constant(packed)
         for operand in (*arguments, step.output):
-            resolved.append(self._address(operand, done + len(resolved), kernel, store))
+            resolved.append(self._address(operand, done + len(resolved), kernel))
         calls.append((loaded.run_list, resolved))
 
-    def _address(self, operand: Any, argument: int, kernel: Any, store: Store) -> int:
+    def _address(self, operand: Any, argument: int, kernel: Any) -> int:
         if isinstance(operand, Tensor):
             offset = operand.offset * np.dtype(operand.dtype).itemsize
             if operand.storage.id in self._external:
                 self._patches.append(_Patch(argument, operand.storage.id, offset))
                 return 0
             return self._base[operand.storage.id] + offset
-        array = self._pack(operand, kernel, store) if isinstance(operand, Weights) else operand.array
+        array = self._pack(operand, kernel) if isinstance(operand, Weights) else operand.array
         self._keep.append(array)
         return address(array)
 
-    def _pack(self, weights: Weights, kernel: Kernel, store: Store) -> Array:
-        """The weights as a kernel reads them; packed once for all plans of a session, and not kept as they were."""
-        as_stored = kernel.algorithm in ("gemv", "naive")
-        array = weights.take()
-        made = _sample(array) if file_of(array) is None else b""
-        key = (weights.key, made, None if as_stored else kernel.schedule, kernel.image.pack_buffers[-1].shape)
-        if key not in store:
-            store[key] = Packed(aligned(array), ()) if as_stored else kernel.pack(array)
-        self._unpacked[weights.key] -= 1
-        if not self._unpacked[weights.key]:
-            del self._unpacked[weights.key]
-            release(array)
-        return store[key].array
+    def _pack(self, weights: Weights, kernel: Kernel) -> Array:
+        """The weights as a kernel reads them: packed once for all steps of one problem, and not kept as they were.
+
+        Other plans of the session share them where every byte agrees. No name says that: weights may be computed from the
+        sizes of the inputs, and the order in which they are packed may depend on anything in the problem.
+        """
+        own = self.packed.setdefault(weights.key, {})
+        array = weights.take(overwrite=self._own and weights.gather is not None and self._read_once(weights.held[0]))
+        if kernel.problem not in own:
+            made = aligned(array) if kernel.algorithm in ("gemv", "naive") else kernel.pack(array).array
+            found = (a for plan in (self, *self._others) for a in plan.packed.get(weights.key, {}).values())
+            own[kernel.problem] = next((a for a in found if _same(a, made)), made)
+        return own[kernel.problem]
+
+    def _read_once(self, array: Array) -> bool:
+        """Whether no step but the one whose weights it is reads an array, and it is no output."""
+        operands = [operand for planned in self.steps for operand in planned.step.operands]
+        held = [a for operand in operands if isinstance(operand, Weights) for a in operand.held]
+        held += [operand.array for operand in operands if isinstance(operand, Constant)]
+        return sum(np.may_share_memory(array, other) for other in (*held, *self._keep, *self.constants.values())) == 1
 
     def _segmented(self) -> list[tuple[int, int]]:
         """Runs of steps (first, behind the last) for one native call each; a step in Python stands alone."""
@@ -288,10 +299,13 @@ class Plan:
         return "\n".join(lines + [f"  {planned}" for planned in self.steps])
 
 
-def _sample(array: Array) -> bytes:
-    """Tells apart weights of one name that were computed for different sizes of the inputs."""
-    flat = array.reshape(-1)
-    return flat[:: max(1, flat.size // 256)].tobytes()
+def _same(a: Array, b: Array) -> bool:
+    """Whether two dense arrays hold the same bytes."""
+    if a is b or a.shape != b.shape or a.dtype != b.dtype:
+        return a is b
+    one, other = (array.reshape(-1).view(np.uint8) for array in (a, b))
+    blocks = (slice(start, start + BLOCK_BYTES) for start in range(0, one.size, BLOCK_BYTES))
+    return all(np.array_equal(one[block], other[block]) for block in blocks)
 
 
 def _memory(lowered: Lowered) -> MemoryPlan:
@@ -311,20 +325,23 @@ def compile_plan(
     *,
     threads: int,
     accuracy: str,
-    store: Store,
+    others: Iterable[Plan] = (),
+    own: bool = False,
     arena: Array | None = None,
     schedules: Mapping[Problem, Schedule] | None = None,
     on_done: OnDone = lambda label, done, total: None,
 ) -> Plan:
     """Compile the kernels of all steps, side by side, and lay out the memory. `schedules` are given, others chosen.
 
+    Packed weights are shared with `others`, plans of the same network for other sizes, where they are the same. `own` says
+    that nobody else reads the weights, so that they may be overwritten.
     `on_done(label, done, total)` is told of each kernel. What is compiled is in the cache, so an interrupted load goes on
     where it stopped. Raises the first error, after all have ended.
     """
     wanted: dict[Any, str] = {step.problem: step.label for step in lowered.steps if isinstance(step, Step)}
     kernels = _kernels(wanted, threads, accuracy, schedules or {}, on_done)
     by_step = [kernels[step.problem] if isinstance(step, Step) else None for step in lowered.steps]
-    return Plan(lowered, by_step, store, arena)
+    return Plan(lowered, by_step, others, own, arena)
 
 
 def _kernels(

@@ -40,11 +40,15 @@ CODES = {
 
 @dataclass(frozen=True)
 class Ready:
-    """`run()` computes `out` once; `note` says what was chosen where something was."""
+    """`run()` computes `out` once; `note` says what was chosen where something was.
+
+    `macs_executed` are the multiply-adds that it really does; None where only its file says it.
+    """
 
     run: Callable[[], object]
     out: Array
     note: str = ""
+    macs_executed: int | None = None
 
     @classmethod
     def of(cls, rung: Rung, problem: Problem, inputs: Inputs, threads: int) -> Ready:
@@ -56,7 +60,7 @@ class Ready:
             return _file(rung, problem, inputs, threads)
         kernel = compile(problem, algorithm=rung.name if rung.kind == "algorithm" else None, threads=threads)
         bound = kernel.bind(inputs.x, kernel.pack(inputs.w), out=_poisoned(problem))
-        return cls(bound.run, bound.out, f"{kernel.algorithm}: {kernel.schedule!r}")
+        return cls(bound.run, bound.out, f"{kernel.algorithm}: {kernel.schedule!r}", kernel.macs_executed)
 
 
 def _poisoned(problem: Problem) -> Array:

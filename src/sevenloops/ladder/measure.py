@@ -167,6 +167,7 @@ class _Climber:
         ready.run()
         took = time.perf_counter() - start
         point = dataclasses.replace(point, note=ready.note, error=self._error(point.rung, ready.out))
+        point = dataclasses.replace(point, macs_executed=ready.macs_executed)
         if took > SLOW_S:
             return dataclasses.replace(point, rounds_s=((took,),), peaks_gflops=(self.peak_gflops(PEAK_S),))
         self.ready[point.rung.name] = ready.run

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from ..analysis.shares import above_possible
 from ..bench.results import share_beside
 from ..problem import GemmProblem, Problem
 from .table import Rung
@@ -31,7 +32,8 @@ class Point:
     """One rung on one problem: all times in seconds, a tuple for each round; or the reason why there are none.
 
     `peaks_gflops` is the machine's peak sampled beside the rounds, `error` the largest one relative to the largest
-    output. `extrapolated` says what the time was computed from, where it was not measured.
+    output. `extrapolated` says what the time was computed from, where it was not measured. `macs_executed` is None where
+    it is not known what the code does of a convolution.
     """
 
     rung: Rung
@@ -42,6 +44,7 @@ class Point:
     reason: str | None = None
     extrapolated: str | None = None
     peaks_gflops: tuple[float, ...] = ()
+    macs_executed: int | None = None
 
     @property
     def median_s(self) -> float | None:
@@ -72,6 +75,17 @@ class Point:
             return None
         return 2e-9 * self.case.problem.macs / min(map(min, self.rounds_s)) / max(self.peaks_gflops)
 
+    @property
+    def work(self) -> tuple[int, int | None]:
+        """Multiply-adds of the definition and executed ones; of a product nothing executes fewer."""
+        macs = self.case.problem.macs
+        return macs, macs if isinstance(self.case.problem, GemmProblem) else self.macs_executed
+
+    @property
+    def above_possible(self) -> bool:
+        """Whether one of the shares cannot be, so that the peaks beside are noise."""
+        return any(above_possible(share, *self.work) for share in (self.share_of_peak, self.best_share))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         peak = statistics.median(self.peaks_gflops) if self.peaks_gflops else None
@@ -80,6 +94,7 @@ class Point:
             "macs": self.case.problem.macs, "intensity": self.case.intensity, "median_s": self.median_s,
             "spread": self.spread, "runs": sum(map(len, self.rounds_s)), "gflops": self.gflops,
             "share_of_peak": self.share_of_peak, "best_share": self.best_share,
+            "macs_executed": self.work[1], "above_possible": self.above_possible,
             "peak_gflops_beside": peak, "error": self.error, "note": self.note,
             "reason": self.reason, "extrapolated": self.extrapolated,
         }  # fmt: skip

@@ -6,6 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..analysis.shares import MARK_MEANS, share_text
+from ..bench.report import plain
 from ..compile.explain import hot_loop, loop_nest
 from ..machine import Machine
 from ..problem import Problem
@@ -53,7 +55,7 @@ def render(run: LadderRun) -> RenderableType:
     first = next((p.gflops for p in run.points if p.case.name == last and p.rung.compiled and p.gflops), None)
     for rung in run.rungs:
         points = [run.point(rung.name, case.name) for case in run.cases]
-        table.add_row(rung.name, rung.adds, *map(_gflops_cell, points), *_last_cells(points[-1], first))
+        table.add_row(plain(rung.name), rung.adds, *map(_gflops_cell, points), *_last_cells(points[-1], first))
     table.add_section()
     table.add_row(
         "peak", "measured beside, the best of all samples", *[f"{run.peak_gflops:.1f}"] * len(run.cases), "", "", "", ""
@@ -70,14 +72,14 @@ def _gflops_cell(point: Point | None) -> str:
 def _last_cells(point: Point | None, first: float | None) -> list[str]:
     if point is None or point.gflops is None or point.median_s is None:
         return ["-", "-", "-", "-"]
-    share = f"{100 * point.share_of_peak:.1f}" if point.share_of_peak else "-"
-    best = f"{100 * point.best_share:.1f}" if point.best_share else "-"
-    return [f"{1e3 * point.median_s:.4g}", share, best, f"{point.gflops / first:.3g}" if first else "-"]
+    shares = [share_text(share, *point.work, digits=1) for share in (point.share_of_peak, point.best_share)]
+    return [f"{1e3 * point.median_s:.4g}", *shares, f"{point.gflops / first:.3g}" if first else "-"]
 
 
 def _footer(run: LadderRun) -> list[str]:
     environment = run.environment
     lines = ["at best: the fastest run over the best peak; % of peak: the median of the rounds"]
+    lines += [MARK_MEANS] if any(point.above_possible for point in run.points) else []
     lines += [f"{case.name}: {case.problem}: {case.problem.macs:,} MACs, {case.intensity:.1f} FLOP per byte moved once"
              for case in run.cases]  # fmt: skip
     for case in run.cases:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..analysis.profile import Block, LayerProfile, Profile
-from ..errors import SevenLoopsError
+from ..errors import SevenLoopsError, printable
 
-__all__ = ["BAR", "COLOURS", "INK", "Chart", "ReportError", "figure_with", "plotly", "profile_charts"]
+__all__ = ["BAR", "COLOURS", "INK", "Chart", "ReportError", "figure_with", "plotly", "profile_charts", "safe"]
 
 #: Okabe and Ito's colours, which people with any kind of colour vision tell apart.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999", "#b8a800")
@@ -72,9 +72,14 @@ def figure_with(x: str, y: str, **layout: Any) -> Any:
     return figure
 
 
+def safe(text: str) -> str:
+    """A name from a model in HTML, without control characters."""
+    return html.escape(printable(text))
+
+
 def _group(layer: LayerProfile) -> str:
     """What a colour says: the operator, of convolutions and products with the algorithm that was chosen."""
-    return f"{layer.op}, {layer.algorithm}" if layer.macs else layer.op
+    return safe(f"{layer.op}, {layer.algorithm}" if layer.macs else layer.op)
 
 
 def _groups(profile: Profile) -> dict[str, list[tuple[int, LayerProfile]]]:
@@ -91,7 +96,7 @@ def _palette(profile: Profile) -> dict[str, str]:
 
 def _hover(profile: Profile, layer: LayerProfile) -> str:
     lines = [
-        f"<b>{html.escape(layer.name)}</b> ({layer.op}) by {layer.algorithm}",
+        f"<b>{safe(layer.name)}</b> ({safe(layer.op)}) by {layer.algorithm}",
         f"{' x '.join(map(str, layer.shape))}",
         f"{1e6 * layer.seconds:,.1f} µs ± {1e6 * layer.spread_s:,.1f}, {100 * profile.share(layer):.1f} % of the time",
         f"{layer.macs / 1e6:,.2f} M multiply-adds, {layer.macs_executed / 1e6:,.2f} M executed",
@@ -237,7 +242,7 @@ def _arena(profile: Profile) -> Chart:
 
 def _block(block: Block) -> str:
     place = f"{block.n_bytes:,} bytes at {block.offset:,}"
-    return f"<b>{html.escape(block.name)}</b><br>{place}<br>steps {block.first} to {block.last}"
+    return f"<b>{safe(block.name)}</b><br>{place}<br>steps {block.first} to {block.last}"
 
 
 def _peers(peers: Mapping[str, float]) -> Chart:

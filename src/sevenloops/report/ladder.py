@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..analysis.shares import share_text
 from .charts import BAR, COLOURS, INK, Chart, ReportError, figure_with, plotly
 
 __all__ = ["ladder_charts", "read_ladder"]
@@ -59,7 +60,8 @@ def _hover(point: Point, adds: Mapping[str, str]) -> str:
         f"{point['gflops']:,.4g} GFLOP/s, {1e3 * point['median_s']:,.4g} ms",
     ]
     if point["share_of_peak"]:
-        lines.append(f"{100 * point['share_of_peak']:.1f} % of the peak beside")
+        share = share_text(point["share_of_peak"], point["macs"], point.get("macs_executed"), digits=1)
+        lines.append(f"{share} % of the peak beside")
     return "<br>".join(lines + (["extrapolated"] if point["extrapolated"] else []))
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ..analysis.pictures import FirstLayer, filter_tiles, grid
 from ..analysis.profile import LayerProfile, Profile
-from .charts import Chart, plotly, profile_charts
+from ..analysis.shares import MARK_MEANS, share_text
+from ..graph.ir import Note
+from .charts import Chart, plotly, profile_charts, safe
 from .pictures import as_uri, file_uri
 
 __all__ = ["report_page"]
@@ -31,9 +33,11 @@ COLUMNS = (
     ("± µs", "distance between the quartiles"),
     ("% time", "share of all steps"),
     ("GFLOP/s", "of the definition's FLOP"),
-    ("% peak", "of the measured GFLOP/s"),
+    ("% peak", f"of the measured GFLOP/s; {MARK_MEANS}"),
     ("% GB/s", "of the measured bandwidth"),
 )
+
+PEAK_COLUMN = [name for name, _ in COLUMNS].index("% peak")
 
 
 def report_page(
@@ -69,7 +73,7 @@ def report_page(
     from plotly.offline import get_plotlyjs
 
     parts = {
-        "title": html.escape(title),
+        "title": safe(title),
         "style": _resource("page.css"),
         "nav": _nav(drawn, filters, kernels),
         "body": "\n".join(section for section in sections if section),
@@ -97,13 +101,16 @@ def _nav(charts: Sequence[Chart], filters: FirstLayer | None, kernels: Mapping[s
 
 
 def _section(key: str, title: str, text: str, inside: str) -> str:
-    note = f"<p>{html.escape(text)}</p>" if text else ""
-    return f'<section id="{key}"><h2>{html.escape(title)}</h2>{note}\n{inside}\n</section>'
+    note = f"<p>{safe(text)}</p>" if text else ""
+    return f'<section id="{key}"><h2>{safe(title)}</h2>{note}\n{inside}\n</section>'
 
 
 def _summary(profile: Profile) -> str:
     work = 0.0 if profile.macs is None else 2e-9 * profile.macs / profile.latency_s
-    share = f", {100 * work / profile.peak_gflops:.0f} % of the peak" if profile.peak_gflops else ""
+    executed = sum(layer.macs_executed for layer in profile.layers)
+    share = ""
+    if profile.peak_gflops:
+        share = f", {share_text(work / profile.peak_gflops, profile.macs or 0, executed)} % of the peak"
     sizes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in profile.sizes.items())
     counted = "not known" if profile.params is None else f"{profile.params:,}"
     figures = [
@@ -156,13 +163,13 @@ def _table(profile: Profile, kernels: Mapping[str, str]) -> str:
 
 
 def _row(profile: Profile, at: int, layer: LayerProfile, kernel: int | None) -> str:
-    name = html.escape(layer.name)
+    name = safe(layer.name)
     linked = name if kernel is None else f'<a href="#kernel-{kernel}">{name}</a>'
     peak, bandwidth = profile.compute_share(layer), profile.bandwidth_share(layer)
     texts = [
         (str(at), None),
         (linked, layer.name),
-        (html.escape(layer.op), None),
+        (safe(layer.op), None),
         (" x ".join(map(str, layer.shape)), None),
         (html.escape(layer.algorithm), None),
     ]
@@ -179,10 +186,12 @@ def _row(profile: Profile, at: int, layer: LayerProfile, kernel: int | None) -> 
         (None if peak is None else 100 * peak, 0),
         (None if bandwidth is None else 100 * bandwidth, 0),
     )
-    cells = [f'<td data-value="{html.escape(value or text, quote=True)}">{text}</td>' for text, value in texts]
+    cells = [f'<td data-value="{safe(value or text)}">{text}</td>' for text, value in texts]
+    mark = {PEAK_COLUMN: "?"} if profile.above_possible(layer) else {}
     cells += [
-        f'<td class="n" data-value="{0 if value is None else value}">{f"{value:,.{digits}f}" if value else ""}</td>'
-        for value, digits in numbers
+        f'<td class="n" data-value="{0 if value is None else value}">'
+        f"{f'{value:,.{digits}f}' if value else ''}{mark.get(len(texts) + at, '')}</td>"
+        for at, (value, digits) in enumerate(numbers)
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
@@ -213,15 +222,15 @@ def _kernels(profile: Profile, kernels: Mapping[str, str]) -> str:
         first = next((layer for layer in profile.layers if layer.problem == problem), None)
         head = f"{first.algorithm if first else ''}: {', '.join(names)}"
         boxes.append(
-            f'<details id="kernel-{at}"><summary>{html.escape(head)}<br><code>{html.escape(problem)}</code></summary>'
+            f'<details id="kernel-{at}"><summary>{safe(head)}<br><code>{html.escape(problem)}</code></summary>'
             f'<pre tabindex="0">{html.escape(text)}</pre></details>'
         )
     return _section("kernels", "Kernels", "How each is computed: its schedule, its work, its loop nest.", "\n".join(boxes))
 
 
 def _notes(profile: Profile) -> str:
-    def box(title: str, notes: Sequence[str], is_open: bool) -> str:
-        entries = "".join(f"<li>{html.escape(note)}</li>" for note in notes) or "<li>none</li>"
+    def box(title: str, notes: Sequence[Note], is_open: bool) -> str:
+        entries = "".join(f"<li>{html.escape(str(note))}</li>" for note in notes) or "<li>none</li>"
         return f"<details{' open' if is_open else ''}><summary>{title}: {len(notes)}</summary><ul>{entries}</ul></details>"
 
     inside = box("left as they are, and why", profile.missed, True) + box("made", profile.fused, False)

@@ -8,10 +8,10 @@ element-wise expressions. No pass changes what is computed beyond the rounding o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import GraphError
-from ..ir import Graph
+from ..ir import Graph, Note
 from . import (
     activations,
     fold_affine,
@@ -35,7 +35,7 @@ class Pass:
     """A rewriting of graphs: `run` returns the new graph and notes for users."""
 
     name: str
-    run: Callable[[Graph], tuple[Graph, list[str]]]
+    run: Callable[[Graph], tuple[Graph, list[Note]]]
     what: str
 
 
@@ -57,16 +57,16 @@ PASSES: tuple[Pass, ...] = (
 
 
 def optimise(graph: Graph, skip: Collection[str] = ()) -> Graph:
-    """Run all passes but those named in `skip`. The graph's notes get a line for each thing done: `pass: what`.
+    """Run all passes but those named in `skip`. The graph's notes get one for each thing done or left.
 
     Raises `GraphError` for a name that is no pass.
     """
     unknown = set(skip) - {row.name for row in PASSES}
     if unknown:
         raise GraphError(f"there is no pass {sorted(unknown)[0]!r}; the passes are {', '.join(row.name for row in PASSES)}")
-    notes: list[str] = []
+    notes: list[Note] = []
     for row in PASSES:
         if row.name not in skip:
             graph, said = row.run(graph)
-            notes += [f"{row.name}: {text}" for text in said]
+            notes += [replace(note, rule=row.name) for note in said]
     return graph.noting(notes)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..ir import OWN, Graph, Node
+from ..ir import OWN, Graph, Node, Note
 from .expressions import canonical, expression_of, same, substitute
 from .rewrite import Rewriter
 
@@ -43,7 +43,7 @@ FORMULAS: tuple[tuple[Any, Any], ...] = (
 FORMS = tuple((canonical(formula), activation) for formula, activation in FORMULAS)
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with activations as single nodes, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -53,7 +53,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
                 source, expression = found
                 new = Node("Elementwise", (source,), node.outputs, {"expression": expression}, node.name, OWN)
                 rewriter.replace(node, new)
-                rewriter.note(f"{node.label} ends a written-out {expression[0]} of {source}")
+                rewriter.made(node, f"{node.label} ends a written-out {expression[0]} of {source}")
     return rewriter.finish()
 
 

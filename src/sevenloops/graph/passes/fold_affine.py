@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import OWN, Graph, Node
+from ..ir import OWN, Graph, Node, Note
 from .rewrite import Array, Rewriter
 from .weights import Layer
 
@@ -67,7 +67,7 @@ class _Fold:
         return self.layers[key]
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with fewer affine nodes, and notes."""
     rewriter = Rewriter(graph)
     fold = _Fold(rewriter)
@@ -101,7 +101,7 @@ def _normalisation(rewriter: Rewriter, node: Node) -> Affine | None:
     shape, found = rewriter.shape(node.inputs[0]), [rewriter.constant(name) for name in node.inputs[1:5]]
     parameters = [array.astype(np.float64) for array in found if array is not None]
     if len(parameters) != 4 or node.get("training_mode", 0) or shape is None:
-        rewriter.note(f"{node.label} stays: its parameters are not constants")
+        rewriter.missed(node, f"{node.label} stays: its parameters are not constants")
         return None
     scale, shift, mean, variance = (array.reshape(-1, *[1] * (len(shape) - 2)) for array in parameters)
     scale = scale / np.sqrt(variance + node.get("epsilon", 1e-5))
@@ -141,14 +141,14 @@ def _backward(fold: _Fold, node: Node, affine: Affine) -> bool:
     layer = fold.layer_of(producer)
     reason = rewriter.others(affine.source, node) or layer.refuses_after(affine.scale, affine.shift)
     if reason is not None:
-        rewriter.note(f"{node.label} stays behind {producer.label}: {reason}")
+        rewriter.missed(node, f"{node.label} stays behind {producer.label}: {reason}")
         return False
     layer.take_after(affine.scale, affine.shift)
     rewritten = producer.replace(outputs=node.outputs, name=producer.label)
     rewriter.replace(node, rewritten, drop=(producer,))
     fold.layers[node.outputs[0]] = fold.layers.pop(affine.source)
     layer.node = rewritten
-    rewriter.note(f"{node.label} into {producer.label}")
+    rewriter.made(node, f"{node.label} into {producer.label}")
     return True
 
 
@@ -159,7 +159,7 @@ def _compose(fold: _Fold, node: Node, affine: Affine) -> None:
     if whole is not None and producer is not None:
         del fold.left[affine.source]
         fold.rewriter.replace(node, node.replace(inputs=(whole.source,)), drop=(producer,))
-        fold.rewriter.note(f"{producer.label} and {node.label} are one scale and shift")
+        fold.rewriter.made(node, f"{producer.label} and {node.label} are one scale and shift")
     fold.left[node.outputs[0]] = whole or affine
 
 
@@ -173,14 +173,14 @@ def _forward(fold: _Fold, name: str) -> None:
     shape = rewriter.shape(name)
     reason = layer.refuses_before(affine.scale, affine.shift, len(shape or ()))
     if reason is not None:
-        rewriter.note(f"{node.label} stays before {reader.label}: {reason}")
+        rewriter.missed(node, f"{node.label} stays before {reader.label}: {reason}")
         return
     layer.take_before(affine.scale, affine.shift, len(shape or ()))
     del fold.left[name]
     rewritten = reader.replace(inputs=(affine.source, *reader.inputs[1:]))
     rewriter.replace(reader, rewritten, drop=(node,))
     layer.node = rewritten
-    rewriter.note(f"{node.label} into {reader.label} behind it")
+    rewriter.made(node, f"{node.label} into {reader.label} behind it")
 
 
 def _leave(rewriter: Rewriter, name: str, affine: Affine) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ir import OWN, Graph, Node
+from ..ir import OWN, Graph, Node, Note
 from .expressions import CHEAP, expression_of, size_of, substitute
 from .rewrite import Rewriter
 
@@ -21,7 +21,7 @@ __all__ = ["MAX_INPUTS", "MAX_OPERATORS", "run"]
 MAX_INPUTS, MAX_OPERATORS, MAX_REPEATED = 8, 48, 2
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with element-wise operators as expressions, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -38,7 +38,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
 
 def _absorb(rewriter: Rewriter, node: Node) -> None:
     """Put the expressions that a node alone reads into it, for as long as there are any."""
-    refused: dict[str, str] = {}
+    refused: dict[str, tuple[Node, str]] = {}
     taken: list[str] = []
     waiting = list(node.inputs)
     while waiting:
@@ -49,16 +49,17 @@ def _absorb(rewriter: Rewriter, node: Node) -> None:
         merged = _merged(node, first)
         reason = rewriter.others(name, node) or _refusal(rewriter, node, first, merged)
         if reason is not None:
-            refused[name] = f"{first.label} stays apart from {node.label}: {reason}"
+            refused[name] = first, f"{first.label} stays apart from {node.label}: {reason}"
             continue
         rewriter.replace(node, merged, drop=(first,))
         node = merged
         taken.append(first.label)
         waiting = list(node.inputs)
         refused = {}  # a value that two operators of the expression read has one reader now
-    rewriter.notes += refused.values()
+    for left in refused.values():
+        rewriter.missed(*left)
     if taken:
-        rewriter.note(f"{', '.join(reversed(taken))} and {node.label} are one expression of {len(node.inputs)} inputs")
+        rewriter.made(node, f"{', '.join(reversed(taken))} and {node.label} are one expression of {len(node.inputs)} inputs")
 
 
 def _merged(node: Node, first: Node) -> Node:

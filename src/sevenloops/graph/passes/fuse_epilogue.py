@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import Graph, Node
+from ..ir import Graph, Node, Note
 from .expressions import expression_of
 from .rewrite import Rewriter
 from .weights import Layer
@@ -27,7 +27,7 @@ __all__ = ["run"]
 Activation = tuple[str, tuple[float, ...]]
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with epilogues, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -56,7 +56,7 @@ def _activation(rewriter: Rewriter, node: Node) -> None:
         return
     found = _as_epilogue(read[0])
     if found is None:
-        rewriter.note(f"{node.label} stays: {read[0][0]} is not an activation that {layer.label} can end with")
+        rewriter.missed(node, f"{node.label} stays: {read[0][0]} is not an activation that {layer.label} can end with")
         return
     reason = rewriter.others(node.inputs[0], node)
     if reason is None and layer.get("residual") == "after":
@@ -70,12 +70,12 @@ def _activation(rewriter: Rewriter, node: Node) -> None:
     if reason is None and whole is None:
         reason = f"{layer.label} has the activation {before[0]} already"
     if reason is not None or whole is None:
-        rewriter.note(f"{node.label} stays: {reason}")
+        rewriter.missed(node, f"{node.label} stays: {reason}")
         return
     fused = layer.with_attributes(activation=whole[0], activation_params=whole[1])
     fused = fused.replace(outputs=node.outputs, name=layer.label)
     rewriter.replace(node, fused, drop=(layer,))
-    rewriter.note(f"{node.label} into {layer.label} as {whole[0]}")
+    rewriter.made(node, f"{node.label} into {layer.label} as {whole[0]}")
 
 
 def _as_epilogue(expression: Any) -> Activation | None:
@@ -127,7 +127,7 @@ def _hard_sigmoid(rewriter: Rewriter, node: Node, last: Node, alpha: float, beta
     layer.node = layer.node.replace(outputs=last.outputs, name=node.label)
     rewriter.replace(last, layer.node, drop=(node,))
     layer.write()
-    rewriter.note(f"{last.label} into {node.label} as a line and a clip")
+    rewriter.made(last, f"{last.label} into {node.label} as a line and a clip")
     return None
 
 
@@ -149,12 +149,12 @@ def _residual(rewriter: Rewriter, node: Node) -> None:
     elif rewriter.dtype(output) != "float32":
         reason = f"it adds {rewriter.dtype(output)}"
     if reason is not None:
-        rewriter.note(f"{node.label} stays: {reason}")
+        rewriter.missed(node, f"{node.label} stays: {reason}")
         return
     reasons = {name: rewriter.others(name, node) or _full(layer) for name, layer in found}
     free = [(name, layer) for name, layer in found if reasons[name] is None]
     if not free:
-        rewriter.note(f"{node.label} stays: {'; '.join(reason for reason in reasons.values() if reason)}")
+        rewriter.missed(node, f"{node.label} stays: {'; '.join(reason for reason in reasons.values() if reason)}")
         return
     name, layer = max(free, key=lambda pair: ("activation" not in pair[1].attributes, rewriter.place(pair[1])))
     other = names[1] if name == names[0] else names[0]
@@ -162,7 +162,7 @@ def _residual(rewriter: Rewriter, node: Node) -> None:
     inputs = (*layer.inputs, *[""] * (3 - len(layer.inputs)), other)
     fused = layer.with_attributes(residual=where).replace(inputs=inputs, outputs=node.outputs, name=layer.label)
     rewriter.replace(node, fused, drop=(layer,))
-    rewriter.note(f"{node.label} into {layer.label}, which adds {other} {where} the activation")
+    rewriter.made(node, f"{node.label} into {layer.label}, which adds {other} {where} the activation")
 
 
 def _full(layer: Node) -> str | None:
@@ -176,4 +176,4 @@ def _matrix_as_residual(rewriter: Rewriter, node: Node) -> None:
         return
     fused = node.with_attributes(residual="before").replace(inputs=(*node.inputs[:2], "", c))
     rewriter.replace(node, fused)
-    rewriter.note(f"{node.label} adds {c} as a residual")
+    rewriter.made(node, f"{node.label} adds {c} as a residual")

@@ -7,14 +7,14 @@ The fused layer moves no memory (`algorithms/shift.py`).
 
 from __future__ import annotations
 
-from ..ir import OWN, Graph, Node
+from ..ir import OWN, Graph, Node, Note
 from .rewrite import Rewriter
 from .shift import is_pointwise
 
 __all__ = ["run"]
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with fewer Shift, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -23,7 +23,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
         reader = rewriter.only_reader(node.outputs[0])
         reason = _refuses(rewriter, node, reader)
         if reader is None or reason is not None:
-            rewriter.note(f"{node.label} stays: {reason}")
+            rewriter.missed(node, f"{node.label} stays: {reason}")
             continue
         shift = (
             tuple(node.get("kernel", (3, 3))),
@@ -32,7 +32,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
         )
         new = reader.replace(inputs=(node.inputs[0], *reader.inputs[1:])).with_attributes(shift=shift)
         rewriter.replace(reader, new, drop=(node,))
-        rewriter.note(f"{node.label} into {reader.label}")
+        rewriter.made(node, f"{node.label} into {reader.label}")
     return rewriter.finish()
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir import Graph, Node
+from ..ir import Graph, Node, Note
 from .rewrite import Rewriter
 
 __all__ = ["run"]
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with these as ReduceMean of opset 18 and later, whose axes are an input, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -30,7 +30,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
 def _write(rewriter: Rewriter, node: Node, axes: tuple[int, ...], *, keep: bool) -> None:
     name = rewriter.add_constant(f"{node.label}_axes", np.array(axes, np.int64))
     rewriter.replace(node, Node("ReduceMean", (node.inputs[0], name), node.outputs, {"keepdims": int(keep)}, node.name))
-    rewriter.note(f"{node.label} is the mean of axes {axes}")
+    rewriter.made(node, f"{node.label} is the mean of axes {axes}")
 
 
 def _is_whole(rewriter: Rewriter, node: Node, shape: tuple[int, ...]) -> bool:
@@ -40,7 +40,7 @@ def _is_whole(rewriter: Rewriter, node: Node, shape: tuple[int, ...]) -> bool:
         return False
     dense = all(d == 1 or size == 1 for d, size in zip(node.get("dilations") or (1,) * len(shape), shape[2:]))
     if tuple(node.get("kernel_shape")) != shape[2:] or not dense:
-        rewriter.note(f"{node.label} stays: its one window is not the whole image")
+        rewriter.missed(node, f"{node.label} stays: its one window is not the whole image")
         return False
     return True
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from ..ir import Graph, Node
+from ..ir import Graph, Node, Note
 from .expressions import expression_of
 from .rewrite import Rewriter
 
@@ -21,7 +21,7 @@ __all__ = ["run"]
 READERS = {"Conv", "AveragePool", "MaxPool"}
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with fewer Pad, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -31,13 +31,13 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
         found = _padding(rewriter, pad)
         reason = found if isinstance(found, str) else _refuses(rewriter, pad, node, found)
         if isinstance(found, str) or reason is not None:
-            rewriter.note(f"{pad.label} stays before {node.label}: {reason}")
+            rewriter.missed(pad, f"{pad.label} stays before {node.label}: {reason}")
             continue
         pads = tuple(a + b for a, b in zip(node.get("pads") or (0,) * len(found), found))
         new = node.replace(inputs=(pad.inputs[0], *node.inputs[1:])).with_attributes(pads=pads)
         new = new.with_attributes(count_include_pad=1) if node.op == "AveragePool" else new
         rewriter.replace(node, new)
-        rewriter.note(f"{pad.label} into {node.label}")
+        rewriter.made(pad, f"{pad.label} into {node.label}")
     return rewriter.finish()
 
 

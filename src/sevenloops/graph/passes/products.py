@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir import Graph, Node
+from ..ir import Graph, Node, Note
 from .rewrite import Rewriter
 from .weights import per_channel
 
 __all__ = ["run"]
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with products as Gemm, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -36,11 +36,11 @@ def _matmul(rewriter: Rewriter, node: Node) -> None:
     if weight is None or weight.ndim != 2 or weight.dtype != np.float32 or shape is None:
         return
     if len(shape) != 2:
-        rewriter.note(f"{node.label} stays MatMul: its input has shape {shape}, and Gemm takes matrices")
+        rewriter.missed(node, f"{node.label} stays MatMul: its input has shape {shape}, and Gemm takes matrices")
         return
     gemm = Node("Gemm", node.inputs, node.outputs, {}, node.name)
     rewriter.replace(node, gemm)
-    rewriter.note(f"{node.label} is a Gemm")
+    rewriter.made(node, f"{node.label} is a Gemm")
     _gemm(rewriter, gemm)
 
 
@@ -56,7 +56,7 @@ def _gemm(rewriter: Rewriter, node: Node) -> None:
         scaled = view if alpha == 1 else (view * np.float64(alpha)).astype(np.float32)
         inputs[1] = rewriter.add_constant(f"{name}_weight", scaled)
         attributes |= {"transB": 1, "alpha": 1.0}
-        rewriter.note(f"{name} has its weights as (N, K)" + (f", times {alpha}" if alpha != 1 else ""))
+        rewriter.made(node, f"{name} has its weights as (N, K)" + (f", times {alpha}" if alpha != 1 else ""))
     n = weight.shape[0 if transposed else 1]
     c = rewriter.constant(node.input(2))
     bias = per_channel(c, -1, max(c.ndim, 1), n) if c is not None else None

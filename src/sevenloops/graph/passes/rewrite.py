@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import GraphError
-from ..ir import Graph, Node, Value
+from ..ir import Graph, Node, Note, Value
 
 __all__ = ["Array", "Rewriter"]
 
@@ -28,7 +28,7 @@ class Rewriter:
     """A graph while a pass changes it. An output of the graph counts as a reader that cannot be replaced."""
 
     def __init__(self, graph: Graph) -> None:
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self.constants = dict(graph.constants)
         self._graph = graph
         self._values = {**graph.values, **{value.name: value for value in graph.inputs}}
@@ -113,9 +113,13 @@ class Rewriter:
 
     # ----------------------------------------------------------------------------------------------- changing
 
-    def note(self, text: str) -> None:
-        """Add a line on what was done, or why not."""
-        self.notes.append(text)
+    def made(self, node: Node, text: str) -> None:
+        """Note what was done."""
+        self.notes.append(Note("made", node.label, text))
+
+    def missed(self, node: Node, text: str) -> None:
+        """Note what was left as it is, and why."""
+        self.notes.append(Note("missed", node.label, text))
 
     def fresh(self, base: str) -> str:
         """A name that no value has, made from `base`."""
@@ -166,7 +170,7 @@ class Rewriter:
             self.replace(producer, producer.replace(outputs=renamed))
         return True
 
-    def finish(self) -> tuple[Graph, list[str]]:
+    def finish(self) -> tuple[Graph, list[Note]]:
         """The new graph, without what nothing reads any more, and the notes."""
         if not self._changed:
             return self._graph, self.notes

@@ -18,7 +18,7 @@ from functools import reduce
 import numpy as np
 
 from ...shift import CONVENTIONS, Shift, channel_offsets
-from ..ir import OWN, Graph, Node
+from ..ir import OWN, Graph, Node, Note
 from .rewrite import Array, Rewriter
 from .slices import ZERO, Cut, cuts
 
@@ -37,7 +37,7 @@ class Moves:
     stride: tuple[int, ...]
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with shifts as Shift, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -49,7 +49,7 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
         if isinstance(found, Moves):
             found = _write(rewriter, node, found)
         if found is not None:
-            rewriter.note(f"{node.label} stays: {found}")
+            rewriter.missed(node, f"{node.label} stays: {found}")
     return rewriter.finish()
 
 
@@ -157,7 +157,7 @@ def _write(rewriter: Rewriter, node: Node, moves: Moves) -> str | None:
         rewriter.replace(node, new)
         if shift is None:
             rewriter.bypass(new)
-        rewriter.note(f"{node.label} is {shift.word() if shift else 'nothing: no channel moves'}")
+        rewriter.made(node, f"{node.label} is {shift.word() if shift else 'nothing: no channel moves'}")
         return None
     return _into_pointwise(rewriter, node, moves, shift)
 
@@ -178,8 +178,8 @@ def _into_pointwise(rewriter: Rewriter, node: Node, moves: Moves, shift: Shift |
     if shift is not None:
         new = new.with_attributes(shift=(shift.kernel, shift.dilation, shift.convention))
     rewriter.replace(reader, new, drop=(node,))
-    rewriter.note(
-        f"{node.label} is {shift.word() if shift else 'a reordering'} with stride {moves.stride}, in {reader.label}"
+    rewriter.made(
+        node, f"{node.label} is {shift.word() if shift else 'a reordering'} with stride {moves.stride}, in {reader.label}"
     )
     return None
 

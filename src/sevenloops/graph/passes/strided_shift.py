@@ -17,14 +17,14 @@ import math
 import numpy as np
 
 from ...shift import Shift, channels_of_phases
-from ..ir import Graph, Node
+from ..ir import Graph, Node, Note
 from .rewrite import Rewriter
 from .shift import is_pointwise
 
 __all__ = ["run"]
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with such layers taken apart, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -32,7 +32,9 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
             maker = rewriter.producer(node.inputs[0])
             reason = _refuses(rewriter, node, maker)
             if maker is None or reason is not None:
-                rewriter.note(f"{node.label} reads one pixel in {math.prod(node.get('strides'))}, all are made: {reason}")
+                rewriter.missed(
+                    node, f"{node.label} reads one pixel in {math.prod(node.get('strides'))}, all are made: {reason}"
+                )
             else:
                 _take_apart(rewriter, maker, node)
     return rewriter.finish()
@@ -83,4 +85,4 @@ def _take_apart(rewriter: Rewriter, maker: Node, reader: Node) -> None:
     )
     rewriter.replace(reader, *parts, moved, drop=(maker,))
     share = f"one in {math.prod(strides)}, phases: {len(phases)}"
-    rewriter.note(f"{maker.label} makes the pixels that {reader.label} reads, {share}")
+    rewriter.made(maker, f"{maker.label} makes the pixels that {reader.label} reads, {share}")

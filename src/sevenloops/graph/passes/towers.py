@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..ir import Graph, Node
+from ..ir import Graph, Node, Note
 from .expressions import expression_of
 from .rewrite import Rewriter
 from .slices import Cut, cuts
@@ -18,7 +18,7 @@ from .slices import Cut, cuts
 __all__ = ["run"]
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with towers as groups, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -41,10 +41,10 @@ def _join(rewriter: Rewriter, node: Node) -> None:
     labels = ", ".join(conv.label for conv in convs)
     reasons = [_differ(rewriter, node, towers) or _not_all(rewriter, found) for found in candidates]
     if None not in reasons:
-        rewriter.note(f"{labels} stay apart before {node.label}: {reasons[0]}")
+        rewriter.missed(node, f"{labels} stay apart before {node.label}: {reasons[0]}")
         return
     _write(rewriter, node, towers, candidates[reasons.index(None)][0].source)
-    rewriter.note(f"{labels} are one convolution in groups")
+    rewriter.made(node, f"{labels} are one convolution in groups")
 
 
 def _tower(rewriter: Rewriter, name: str) -> list[Node]:

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from ..ir import Graph, Node
+from ..ir import Graph, Node, Note
 from .rewrite import Rewriter
 
 __all__ = ["run"]
@@ -24,7 +24,7 @@ RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 MAX_PARTS = 64
 
 
-def run(graph: Graph) -> tuple[Graph, list[str]]:
+def run(graph: Graph) -> tuple[Graph, list[Note]]:
     """The graph with fewer of them, and notes."""
     rewriter = Rewriter(graph)
     for node in rewriter:
@@ -40,8 +40,10 @@ def run(graph: Graph) -> tuple[Graph, list[str]]:
 
 
 def _away(rewriter: Rewriter, node: Node, why: str) -> None:
-    done = rewriter.bypass(node)
-    rewriter.note(f"{node.label} {'is gone' if done else 'stays, as the graph hands out both its ends'}: {why}")
+    if rewriter.bypass(node):
+        rewriter.made(node, f"{node.label} is gone: {why}")
+    else:
+        rewriter.missed(node, f"{node.label} stays, as the graph hands out both its ends: {why}")
 
 
 def _transpose(rewriter: Rewriter, node: Node) -> None:
@@ -55,14 +57,14 @@ def _transpose(rewriter: Rewriter, node: Node) -> None:
         source, perm = first.inputs[0], tuple(inner[axis] for axis in perm)
         new = node.replace(inputs=(source,)).with_attributes(perm=perm)
         rewriter.replace(node, new)
-        rewriter.note(f"{node.label} and {first.label} before it are one transpose")
+        rewriter.made(node, f"{node.label} and {first.label} before it are one transpose")
         node, shape = new, rewriter.shape(source)
     if perm == tuple(range(len(perm))):
         _away(rewriter, node, "it moves no axis")
     elif shape is not None and [axis for axis in perm if shape[axis] != 1] == [
         a for a, size in enumerate(shape) if size != 1
     ]:
-        rewriter.note(f"{node.label} is a reshape: the axes that it moves have size one")
+        rewriter.made(node, f"{node.label} is a reshape: the axes that it moves have size one")
         _reshape(rewriter, node)
 
 
@@ -78,7 +80,7 @@ def _reshape(rewriter: Rewriter, node: Node) -> None:
     if shape is None or before is None:
         return
     if merged:
-        rewriter.note(f"{merged[0]} and {node.label} are one reshape")
+        rewriter.made(node, f"{merged[0]} and {node.label} are one reshape")
     new = _canonical(rewriter, node, source, before, shape, keep=not merged and node.op != "Transpose")
     if new is not node:
         rewriter.replace(node, new)
@@ -111,11 +113,11 @@ def _concat(rewriter: Rewriter, node: Node) -> None:
         if first is None or not inner or int(first.get("axis", 0)) % len(shape) != axis:
             parts.append(name)
         elif (reason := rewriter.others(name, node)) is not None or node.inputs.count(name) > 1:
-            rewriter.note(f"{first.label} stays apart from {node.label}: {reason or 'it is read twice'}")
+            rewriter.missed(first, f"{first.label} stays apart from {node.label}: {reason or 'it is read twice'}")
             parts.append(name)
         else:
             parts += first.inputs
             merged.append(first)
     if merged and len(parts) <= MAX_PARTS:
         rewriter.replace(node, node.replace(inputs=tuple(parts)), drop=merged)
-        rewriter.note(f"{', '.join(first.label for first in merged)} into {node.label}")
+        rewriter.made(node, f"{', '.join(first.label for first in merged)} into {node.label}")

@@ -33,8 +33,8 @@ __all__ = ["InferenceSession", "NodeArg"]
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
 Model = str | PathLike[str] | bytes | Graph
-#: All passes but the one that writes element-wise operators in the form that kernels have.
-OPTIONAL_PASSES = tuple(row.name for row in PASSES if row.name != "fuse_elementwise")
+#: All passes but those that write graphs in the form that kernels have.
+OPTIONAL_PASSES = tuple(row.name for row in PASSES if row.name not in ("float32", "fuse_elementwise"))
 FLOAT32 = np.dtype(np.float32)
 #: Plans for different sizes that a session keeps; the one unused longest goes.
 MAX_PLANS = 32

@@ -18,6 +18,7 @@ from . import windows
 from .folding import Fold
 from .ir import Node
 from .operands import Operands, Type
+from .quantised import QUANTISED, integer_product
 
 __all__ = ["DENSE", "shifted"]
 
@@ -231,9 +232,11 @@ def shifted(node: Node, xs: Sequence[Any]) -> list[Array]:
 
 
 DENSE: dict[str, Fold] = {
+    **QUANTISED,
     "AveragePool": average_pool,
     "BatchNormalization": batch_norm,
     "Conv": conv,
+    "ConvInteger": lambda node, xs: integer_product(node, xs, conv, "Conv", (1, 0)),
     "ConvTranspose": conv_transpose,
     "Gemm": gemm,
     "GlobalAveragePool": global_pool,
@@ -245,6 +248,7 @@ DENSE: dict[str, Fold] = {
     "LogSoftmax": softmax,
     "LpPool": lp_pool,
     "MatMul": matmul,
+    "MatMulInteger": lambda node, xs: integer_product(node, xs, matmul, "MatMul", (-2, -1)),
     "MaxPool": max_pool,
     "MeanVarianceNormalization": mean_variance,
     "Softmax": softmax,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from . import moving, windows
+from . import moving, quantised, windows
 from .dtypes import name_of
 from .operands import Operands, Shape, Type
 
@@ -121,6 +121,20 @@ def matmul(o: Operands) -> list[Type]:
         if o.has(at) and _broadcast(o, [out, o.shape(at)]) != out:
             o.fail(f"input {at} of {o.shape(at)} does not fit the product {out}")
     return [Type(out, o.dtype())]
+
+
+def matmul_integer(o: Operands) -> list[Type]:
+    """NumPy's matmul; zero points behind the matrices."""
+    return [Type(matmul(_without_zeros(o))[0].shape, "int32")]
+
+
+def conv_integer(o: Operands) -> list[Type]:
+    """As Conv; zero points behind input and weights."""
+    return [Type(windows.conv(_without_zeros(o))[0].shape, "int32")]
+
+
+def _without_zeros(o: Operands) -> Operands:
+    return Operands(o.node, o.types[:2], o.constants[:2])
 
 
 def reduce(o: Operands) -> list[Type]:
@@ -253,8 +267,10 @@ RULES: dict[str, Rule] = {
     "Concat": moving.concat,
     "ConstantOfShape": constant_of_shape,
     "Conv": windows.conv,
+    "ConvInteger": conv_integer,
     "ConvTranspose": windows.conv_transpose,
     "DepthToSpace": moving.depth_to_space,
+    "DequantizeLinear": quantised.dequantized,
     "Dropout": dropout,
     "Expand": moving.expand,
     "Flatten": moving.flatten,
@@ -262,11 +278,14 @@ RULES: dict[str, Rule] = {
     "Gemm": gemm,
     "LayerNormalization": layer_norm,
     "MatMul": matmul,
+    "MatMulInteger": matmul_integer,
     "PRelu": prelu,
     "Pad": moving.pad,
+    "QuantizeLinear": quantised.quantized,
     "Range": arange,
     "Reshape": moving.reshape,
     "Resize": moving.resize,
+    "ScatterND": moving.scatter_nd,
     "Shape": shape_of,
     "Size": size_of,
     "Slice": moving.slice_,

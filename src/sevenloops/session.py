@@ -23,6 +23,7 @@ from .graph.lower import LOWERINGS, lower
 from .graph.lowering import PythonStep
 from .graph.onnx_weights import release
 from .graph.passes import PASSES, optimise
+from .graph.passes.float32 import costs
 from .graph.plan import Plan, StepTime, compile_plan
 from .graph.shapes import infer
 from .problem import Problem
@@ -64,7 +65,8 @@ class InferenceSession:
         passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.
 
-    Operators without a kernel are computed by the `onnx` package's reference evaluator: a `FallbackWarning` names them.
+    Operators without a kernel are computed in Python, and float16 and quantised models in float32: a `FallbackWarning`
+    names them, and what it costs.
     Raises `GraphError` for a model that cannot be read or has no meaning; `CompileError`.
     """
 
@@ -90,6 +92,8 @@ class InferenceSession:
         self._warned: set[str] = set()
         self._arena: Array | None = None
         self._inputs = {value.name: value for value in self.graph.inputs}
+        for cost in costs(self.graph):
+            warnings.warn(cost, FallbackWarning, stacklevel=2)
         if shapes is not None or all(value.known for value in self.graph.inputs):
             self._check_used(self.plan(shapes))
 
@@ -188,11 +192,19 @@ class InferenceSession:
             raise GraphError(f"a schedule is given for {str(unused[0])!r}, which no step computes; print plan() for what is")
 
     def _warn(self, steps: Sequence[PythonStep]) -> None:
-        new = {step.op: step for step in steps if step.op not in self._warned}
+        new: dict[str, list[PythonStep]] = {}
+        for step in steps:
+            if step.op not in self._warned:
+                new.setdefault(step.op, []).append(step)
         self._warned.update(new)
         if new:
-            reasons = "; ".join(f"{op} ({step.label}: {step.reason})" for op, step in new.items())
-            warnings.warn(f"not compiled, computed by onnx's reference evaluator: {reasons}", FallbackWarning, stacklevel=5)
+            named = "; ".join(f"{op} ({_left(found)})" for op, found in new.items())
+            warnings.warn(
+                "not compiled, computed by NumPy or onnx's reference evaluator, ten to a thousand times slower than by a kernel "
+                f"(profile() has the times): {named}",
+                FallbackWarning,
+                stacklevel=5,
+            )
 
     def _run(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
         plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})
@@ -244,6 +256,13 @@ class InferenceSession:
             if behind is not None and behind.outputs == node.outputs:
                 self._tails[key] = None
         return self._tails[key]
+
+
+def _left(steps: Sequence[PythonStep]) -> str:
+    """Steps of one operator that are not compiled: the reason of the first, and how many bytes they read and write."""
+    moved = sum(tensor.n_bytes for step in steps for tensor in (*step.reads, *step.writes))
+    more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+    return f"{steps[0].label}: {steps[0].reason}{more}" + (f", {moved / 1e6:.3g} MB a run" if moved else "")
 
 
 def _arg(value: Value) -> NodeArg:

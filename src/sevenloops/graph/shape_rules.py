@@ -96,6 +96,14 @@ def global_pool(o: Operands) -> list[Type]:
     return [Type(x[:2] + (1,) * (len(x) - 2), o.dtype())]
 
 
+def max_roi_pool(o: Operands) -> list[Type]:
+    """Of each region (n, 5) a grid of bins."""
+    x, regions, bins = o.rank(0, 4, 4), o.rank(1, 2, 2), tuple(o.node.get("pooled_shape", ()))
+    if regions[1] != 5 or len(bins) != 2 or min(bins) < 1:
+        o.fail(f"needs regions of (n, 5) and two sizes in pooled_shape, got {regions} and {bins}")
+    return [Type((regions[0], x[1], *bins), o.dtype())]
+
+
 def gemm(o: Operands) -> list[Type]:
     """A (m, k) or transposed, B (k, n) or transposed, C broadcasts to (m, n); a fused residual has that size."""
     a, b = o.rank(0, 2, 2), o.rank(1, 2, 2)
@@ -278,6 +286,7 @@ RULES: dict[str, Rule] = {
     "Gemm": gemm,
     "LayerNormalization": layer_norm,
     "MatMul": matmul,
+    "MaxRoiPool": max_roi_pool,
     "MatMulInteger": matmul_integer,
     "PRelu": prelu,
     "Pad": moving.pad,

@@ -25,18 +25,36 @@ from ..quantised import LIMITS, spread
 from ..shapes import needed
 from .rewrite import Array
 
-__all__ = ["HALVES", "run"]
+__all__ = ["costs", "run"]
 
 FLOAT32 = "float32"
 #: Floats that are computed as float32.
 HALVES = {"float16", "bfloat16"}
 #: Operators that give of whole numbers in float32 what they give of integers.
-EXACT = set(
-    "Clip Concat DepthToSpace Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min Pad ReduceMax ReduceMin Relu "
-    "Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze Where".split()
-)
+EXACT = """
+    Clip Concat DepthToSpace Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min Pad ReduceMax ReduceMin Relu Reshape
+    Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze Where
+"""
 #: Operators on integers that are products of floats, with the axes of the zero points of their operands.
 INTEGER_PRODUCTS = {"ConvInteger": ("Conv", (1, 0)), "MatMulInteger": ("MatMul", (-2, -1))}
+QUANTISED_OPERATORS = {"DequantizeLinear", "QuantizeLinear", *INTEGER_PRODUCTS}
+
+
+def costs(graph: Graph) -> list[str]:
+    """What a user should know of a model whose numbers are narrower than float32: a sentence for each kind that it has."""
+    dtypes = {value.dtype for value in graph.inputs} | {array.dtype.name for array in graph.constants.values()}
+    dtypes |= {name_of(node.get("to")) for node in graph.nodes if node.op == "Cast" and node.proto is None}
+    found = [
+        f"the model is {name}; it is computed in float32, as fast as the float32 model and in as much memory, and rounded to "
+        f"{name} at the end alone"
+        for name in sorted(dtypes & HALVES)
+    ]
+    if any(node.op in QUANTISED_OPERATORS for node in graph.nodes):
+        found.append(
+            "the model is quantised; it is computed in float32, no faster than the float32 model and in as much memory, and "
+            "values may differ from those of integer arithmetic by a step of the quantisation"
+        )
+    return found
 
 
 def run(graph: Graph) -> tuple[Graph, list[str]]:
@@ -149,7 +167,7 @@ class _Twins:
 
     def _on_twins(self, node: Node) -> bool:
         """An operator whose halves, and whole numbers if it is exact on them, become float32."""
-        exact = node.op in EXACT or (node.op == "Resize" and node.get("mode", "nearest") == "nearest")
+        exact = node.op in EXACT.split() or (node.op == "Resize" and node.get("mode", "nearest") == "nearest")
         quantised = any(name in self.twins and self.dtype(name) in LIMITS for name in node.inputs)
         if quantised and not exact:
             return False

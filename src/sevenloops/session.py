@@ -199,12 +199,8 @@ class InferenceSession:
         self._warned.update(new)
         if new:
             named = "; ".join(f"{op} ({_left(found)})" for op, found in new.items())
-            warnings.warn(
-                "not compiled, computed by NumPy or onnx's reference evaluator, ten to a thousand times slower than by a kernel "
-                f"(profile() has the times): {named}",
-                FallbackWarning,
-                stacklevel=5,
-            )
+            how = "by NumPy or onnx's reference evaluator, up to a thousand times slower than a kernel (see profile())"
+            warnings.warn(f"not compiled, computed {how}: {named}", FallbackWarning, stacklevel=5)
 
     def _run(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
         plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})

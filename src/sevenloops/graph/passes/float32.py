@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,8 @@ FLOAT32 = "float32"
 HALVES = {"float16", "bfloat16"}
 #: Operators that give of whole numbers in float32 what they give of integers.
 EXACT = """
-    Clip Concat DepthToSpace Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min Pad ReduceMax ReduceMin Relu Reshape
-    Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze Where
+    Clip Concat DepthToSpace Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min Pad ReduceMax ReduceMin Relu
+    Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze Where
 """
 #: Operators on integers that are products of floats, with the axes of the zero points of their operands.
 INTEGER_PRODUCTS = {"ConvInteger": ("Conv", (1, 0)), "MatMulInteger": ("MatMul", (-2, -1))}
@@ -45,8 +45,8 @@ def costs(graph: Graph) -> list[str]:
     dtypes = {value.dtype for value in graph.inputs} | {array.dtype.name for array in graph.constants.values()}
     dtypes |= {name_of(node.get("to")) for node in graph.nodes if node.op == "Cast" and node.proto is None}
     found = [
-        f"the model is {name}; it is computed in float32, as fast as the float32 model and in as much memory, and rounded to "
-        f"{name} at the end alone"
+        f"the model is {name}; it is computed in float32, as fast as the float32 model and in as much memory, and only its "
+        f"results are rounded to {name}"
         for name in sorted(dtypes & HALVES)
     ]
     if any(node.op in QUANTISED_OPERATORS for node in graph.nodes):
@@ -83,12 +83,8 @@ class _Twins:
     def add(self, node: Node) -> None:
         """One node: on twins where that gives the same, else as it is."""
         known = all(self.shape(name) is not None for name in node.outputs if name)
-        own = {"Cast": self._cast, "CastLike": self._cast, "QuantizeLinear": self._quantize}
-        own |= {"DequantizeLinear": self._dequantize, **dict.fromkeys(INTEGER_PRODUCTS, self._product)}
-        if node.proto is None and known:
-            function = self._on_twins if node.domain else own.get(node.op, self._on_twins)
-            if function(node):
-                return
+        if node.proto is None and known and RULES.get(node.op, _Twins._on_twins)(self, node):
+            return
         for name in node.inputs:
             self._narrow(name)
         self._keep(node)
@@ -112,15 +108,19 @@ class _Twins:
 
     # ------------------------------------------------------------------------------------------------- values
 
+    def _type(self, name: str) -> Value:
+        if name in self.constants:
+            return Value(name, self.constants[name].shape, self.constants[name].dtype.name)
+        return self.types.get(name, Value(name, None))
+
     def dtype(self, name: str) -> str:
         """The dtype of a value of the graph before."""
-        return self.constants[name].dtype.name if name in self.constants else self.types[name].dtype
+        return self._type(name).dtype
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The size of a value of the graph before; None where it is not known."""
-        if name in self.constants:
-            return tuple(self.constants[name].shape)
-        return self.types[name].sizes if name in self.types and self.types[name].known else None
+        known = self._type(name)
+        return known.sizes if known.known else None
 
     def _new(self, name: str) -> str:
         """The name of a twin, which some node will write."""
@@ -273,6 +273,16 @@ class _Twins:
         leaves: list[str] = []
         numbered = _numbered(expression, leaves)
         self._keep(Node("Elementwise", tuple(leaves), (output,), {"expression": numbered}, name, OWN))
+
+
+#: Operators that are more than themselves on twins. Each gets a node, and returns False where it stays as it is.
+RULES: dict[str, Callable[[_Twins, Node], bool]] = {
+    "Cast": _Twins._cast,
+    "CastLike": _Twins._cast,
+    "DequantizeLinear": _Twins._dequantize,
+    "QuantizeLinear": _Twins._quantize,
+    **dict.fromkeys(INTEGER_PRODUCTS, _Twins._product),
+}
 
 
 def _plus(value: Any, zero: Any, op: str = "add") -> Any:

@@ -257,8 +257,8 @@ class InferenceSession:
 def _left(steps: Sequence[PythonStep]) -> str:
     """Steps of one operator that are not compiled: the reason of the first, and how many bytes they read and write."""
     moved = sum(tensor.n_bytes for step in steps for tensor in (*step.reads, *step.writes))
-    more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
-    return f"{steps[0].label}: {steps[0].reason}{more}" + (f", {moved / 1e6:.3g} MB a run" if moved else "")
+    count = f"{len(steps)} nodes, first " if len(steps) > 1 else ""
+    return f"{count}{steps[0].label}: {steps[0].reason}" + (f", {moved / 1e6:.3g} MB a run" if moved else "")
 
 
 def _arg(value: Value) -> NodeArg:

@@ -29,7 +29,7 @@ OLDEST, PROMISED = 6, 7
 TEXT_FORMS = {".json", ".onnxtxt", ".onnxtext", ".prototxt", ".pbtxt", ".textproto", ".txtpb"}
 #: Names of dimensions that exporters write where they mean none.
 NAMELESS = {"", "?", "-1", "None", "unk"}
-#: What is rewritten as nodes of opset `OPSET`, a domain.
+#: What is rewritten as nodes of opset `OPSET`, by domain.
 REWRITTEN = {"": {**NORMALISERS, **QLINEAR}, MICROSOFT: CONTRIB}
 
 

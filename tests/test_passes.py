@@ -217,3 +217,92 @@ def test_random_graphs_mean_the_same(steps: list[tuple[int, int, int, int]], inn
     outputs = dict.fromkeys([names[-1], names[2 + inner % len(steps)]])
     before = graph("; ".join(statements), " ".join(outputs))
     assert_same(before, optimise(before), 2e-5)
+
+
+# ------------------------------------------------------------------------------------------------- slice assignments
+
+
+def assigned(shape: tuple[int, ...], places: tuple[slice, ...], data: Any = None, updates: Any = None) -> Graph:
+    """`x[places] = u` as exporters write it: the index of every element that is replaced."""
+    rows = np.stack(np.meshgrid(*(np.arange(n)[s] for n, s in zip(shape, places)), indexing="ij"), -1)
+    constants: dict[str, Any] = {"indices": rows}
+    inputs = []
+    for name, array, size in (("x", data, shape), ("u", updates, (*rows.shape[:-1], *shape[len(places) :]))):
+        if array is None:
+            inputs.append(Value(name, size))
+        else:
+            constants[name] = np.broadcast_to(np.float32(array), size)
+    return infer(Graph((Node("ScatterND", ("x", "indices", "u"), ("y",)),), tuple(inputs), ("y",), constants))
+
+
+EVERY = slice(None)
+BLOCKS = {
+    "first axis": (slice(1, 3),),
+    "end of an axis": (EVERY, slice(2, None)),
+    "inside": (slice(1, 3), slice(2, 4), slice(1, 5)),
+    "one element": (slice(2, 3), slice(0, 1), slice(4, 5)),
+    "all": (EVERY, EVERY),
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("fixed", ["nothing", "data", "updates"])
+def test_a_scatter_of_a_block_is_a_slice_assignment(block: str, fixed: str) -> None:
+    shape, places = (4, 5, 6), BLOCKS[block]
+    before = assigned(shape, places, **({fixed: 0.5} if fixed != "nothing" else {}))
+    after = optimise(before)
+    assert {node.op for node in after.nodes} <= {"Concat", "Slice", "Identity"}
+    assert "is a slice assignment" in "".join(map(str, after.notes)) or block == "all"
+    assert_same(before, after)
+    feeds = {value.name: random(*value.sizes) for value in before.inputs}
+    wanted = feeds["x"].copy() if "x" in feeds else np.full(shape, np.float32(0.5))
+    wanted[places] = feeds.get("u", 0.5)
+    np.testing.assert_array_equal(evaluate(after, feeds, np.float32)["y"], wanted)
+
+
+@pytest.mark.parametrize("places", [(slice(None, None, 2),), (slice(None, None, -1),)], ids=["step", "backwards"])
+def test_a_scatter_elsewhere_stays(places: tuple[slice, ...]) -> None:
+    before = assigned((4, 5, 6), places)
+    after = optimise(before)
+    assert [node.op for node in after.nodes] == ["ScatterND"]
+    assert "its indices are no constant block" in "".join(map(str, after.notes))
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "min", "max"])
+def test_what_a_scatter_means(reduction: str) -> None:
+    """Places may be named twice where updates are combined; negative ones count from the end."""
+    indices = integers(1, -1, 3) if reduction == "none" else integers(1, -1, 1, 3)
+    node = Node("ScatterND", ("x", "i", "u"), ("y",), {"reduction": reduction})
+    x, u = random(5, 2), random(len(indices), 2)
+    inputs = (Value("x", x.shape), Value("u", u.shape))
+    found = evaluate(infer(Graph((node,), inputs, ("y",), {"i": indices.reshape(-1, 1)})), {"x": x, "u": u}, np.float32)
+    wanted = x.copy()
+    combine: Any = {"none": lambda a, b: b, "add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}
+    for at, row in zip(indices, u):
+        wanted[at] = combine[reduction](wanted[at], row)
+    np.testing.assert_allclose(found["y"], wanted, rtol=1e-6)
+
+
+def test_a_shift_in_time_leaves_nothing_behind() -> None:
+    """What a temporal shift module becomes when it is exported: three assignments into zeros, without a ScatterND."""
+    shape, fold = (2, 4, 8, 3, 3), 2
+    parts = [((EVERY, slice(0, 3), slice(0, fold)), (slice(1, 4), slice(0, fold))),
+             ((EVERY, slice(1, 4), slice(fold, 4)), (slice(0, 3), slice(fold, 4))),
+             ((EVERY, EVERY, slice(4, 8)), (slice(0, 4), slice(4, 8)))]  # fmt: skip
+    constants: dict[str, Any] = {"out0": np.zeros(shape, np.float32), "axes": integers(1, 2)}
+    nodes: list[Node] = []
+    for at, (places, (time, channels)) in enumerate(parts):
+        grid = np.meshgrid(*(np.arange(n)[s] for n, s in zip(shape, places)), indexing="ij")
+        constants |= {f"i{at}": np.stack(grid, -1), f"a{at}": integers(time.start, channels.start)}
+        constants[f"b{at}"] = integers(time.stop, channels.stop)
+        nodes.append(Node("Slice", ("x", f"a{at}", f"b{at}", "axes"), (f"u{at}",)))
+        nodes.append(Node("ScatterND", (f"out{at}", f"i{at}", f"u{at}"), (f"out{at + 1}",)))
+    before = infer(Graph(tuple(nodes), (Value("x", shape),), ("out3",), constants))
+    after = optimise(before)
+    assert {node.op for node in after.nodes} <= {"Concat", "Slice"}
+    assert_same(before, after)
+    x = random(*shape)
+    wanted = np.zeros_like(x)
+    wanted[:, :-1, :2], wanted[:, 1:, 2:4], wanted[:, :, 4:] = x[:, 1:, :2], x[:, :-1, 2:4], x[:, :, 4:]
+    np.testing.assert_array_equal(evaluate(after, {"x": x}, np.float32)["out3"], wanted)

@@ -78,7 +78,7 @@ class GraphError(SevenLoopsError, ValueError):
 
 
 class FallbackWarning(UserWarning):
-    """An operator of a network is not compiled; the `onnx` package's reference evaluator computes it, slowly."""
+    """A network is not computed as it stands: an operator in Python, slowly, or narrow numbers in float32."""
 
     def __str__(self) -> str:
         return printable(super().__str__())

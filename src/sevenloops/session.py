@@ -22,6 +22,7 @@ from .graph.ir import Graph, Value
 from .graph.lower import LOWERINGS, lower
 from .graph.lowering import PythonStep
 from .graph.passes import PASSES, optimise
+from .graph.passes.float32 import costs
 from .graph.plan import Plan, StepTime, compile_plan
 from .graph.shapes import infer
 from .problem import Problem
@@ -32,8 +33,8 @@ __all__ = ["InferenceSession", "NodeArg"]
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
 Model = str | PathLike[str] | bytes | Graph
-#: All passes but the one that writes element-wise operators in the form that kernels have.
-OPTIONAL_PASSES = tuple(row.name for row in PASSES if row.name != "fuse_elementwise")
+#: All passes but those that write graphs in the form that kernels have.
+OPTIONAL_PASSES = tuple(row.name for row in PASSES if row.name not in ("float32", "fuse_elementwise"))
 FLOAT32 = np.dtype(np.float32)
 #: Plans for different sizes that a session keeps; the one unused longest goes.
 MAX_PLANS = 32
@@ -66,7 +67,8 @@ class InferenceSession:
     A file is read once, here; it may be changed or removed afterwards. Where no other plan can be needed (every input has a
     fixed size), the weights are kept only as kernels read them, and `graph` has NaN in their place.
 
-    Operators without a kernel are computed by the `onnx` package's reference evaluator: a `FallbackWarning` names them.
+    Operators without a kernel are computed in Python, and float16 and quantised models in float32: a `FallbackWarning`
+    names them, and what it costs.
     Raises `GraphError` for a model that cannot be read or has no meaning; `CompileError`.
     """
 
@@ -93,6 +95,8 @@ class InferenceSession:
         self._inputs = {value.name: value for value in self.graph.inputs}
         fixed = all(value.known for value in self.graph.inputs)
         self._may_let_go, self._let_go = fixed and not isinstance(model, Graph), False
+        for cost in costs(self.graph):
+            warnings.warn(cost, FallbackWarning, stacklevel=2)
         if shapes is not None or fixed:
             self._check_used(self.plan(shapes))
 
@@ -195,11 +199,15 @@ class InferenceSession:
             raise GraphError(f"a schedule is given for {str(unused[0])!r}, which no step computes; print plan() for what is")
 
     def _warn(self, steps: Sequence[PythonStep]) -> None:
-        new = {step.op: step for step in steps if step.op not in self._warned}
+        new: dict[str, list[PythonStep]] = {}
+        for step in steps:
+            if step.op not in self._warned:
+                new.setdefault(step.op, []).append(step)
         self._warned.update(new)
         if new:
-            reasons = "; ".join(f"{op} ({step.label}: {step.reason})" for op, step in new.items())
-            warnings.warn(f"not compiled, computed by onnx's reference evaluator: {reasons}", FallbackWarning, stacklevel=5)
+            named = "; ".join(f"{op} ({_left(found)})" for op, found in new.items())
+            how = "by NumPy or onnx's reference evaluator, up to a thousand times slower than a kernel (see profile())"
+            warnings.warn(f"not compiled, computed {how}: {named}", FallbackWarning, stacklevel=5)
 
     def _run(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
         plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})
@@ -251,6 +259,13 @@ class InferenceSession:
             if behind is not None and behind.outputs == node.outputs:
                 self._tails[key] = None
         return self._tails[key]
+
+
+def _left(steps: Sequence[PythonStep]) -> str:
+    """Steps of one operator that are not compiled: the reason of the first, and how many bytes they read and write."""
+    moved = sum(tensor.n_bytes for step in steps for tensor in (*step.reads, *step.writes))
+    count = f"{len(steps)} nodes, first " if len(steps) > 1 else ""
+    return f"{count}{steps[0].label}: {steps[0].reason}" + (f", {moved / 1e6:.3g} MB a run" if moved else "")
 
 
 def _arg(value: Value) -> NodeArg:

@@ -18,6 +18,7 @@ from . import windows
 from .folding import Fold
 from .ir import Node
 from .operands import Operands, Type
+from .quantised import QUANTISED, integer_product
 
 __all__ = ["DENSE", "shifted"]
 
@@ -217,6 +218,32 @@ def global_pool(node: Node, xs: Sequence[Any]) -> list[Array]:
     return [(np.max if node.op == "GlobalMaxPool" else np.mean)(xs[0], axes, keepdims=True)]
 
 
+def global_lp_pool(node: Node, xs: Sequence[Any]) -> list[Array]:
+    """The p-norm of each channel."""
+    p = node.get("p", 2)
+    return [(np.abs(xs[0]) ** p).sum(tuple(range(2, xs[0].ndim)), keepdims=True) ** (1 / p)]
+
+
+def max_roi_pool(node: Node, xs: Sequence[Any]) -> list[Array]:
+    """The largest of each bin of regions `(image, x1, y1, x2, y2)`, ends included; an empty bin is zero (Fast R-CNN)."""
+    x, regions = xs
+    rows, columns = node.get("pooled_shape")
+    y = np.zeros((len(regions), x.shape[1], rows, columns), x.dtype)
+    for r, (image, *corners) in enumerate(regions):
+        x1, y1, x2, y2 = (math.floor(corner * node.get("spatial_scale", 1.0) + 0.5) for corner in corners)
+        for i, j in itertools.product(range(rows), range(columns)):
+            bins = _bin(y1, y2, i, rows, x.shape[2]), _bin(x1, x2, j, columns, x.shape[3])
+            part = x[(int(image), ALL, *bins)]
+            y[r, :, i, j] = part.max((1, 2)) if part.size else 0
+    return [y]
+
+
+def _bin(first: int, last: int, at: int, count: int, size: int) -> slice:
+    each = max(last - first + 1, 1) / count
+    low, high = (min(max(first + edge, 0), size) for edge in (math.floor(at * each), math.ceil((at + 1) * each)))
+    return slice(low, high)
+
+
 def shifted(node: Node, xs: Sequence[Any]) -> list[Array]:
     """Our Shift: each channel read a few pixels away, zero outside."""
     (x,) = xs
@@ -231,12 +258,15 @@ def shifted(node: Node, xs: Sequence[Any]) -> list[Array]:
 
 
 DENSE: dict[str, Fold] = {
+    **QUANTISED,
     "AveragePool": average_pool,
     "BatchNormalization": batch_norm,
     "Conv": conv,
+    "ConvInteger": lambda node, xs: integer_product(node, xs, conv, "Conv", (1, 0)),
     "ConvTranspose": conv_transpose,
     "Gemm": gemm,
     "GlobalAveragePool": global_pool,
+    "GlobalLpPool": global_lp_pool,
     "GlobalMaxPool": global_pool,
     "GroupNormalization": group_norm,
     "InstanceNormalization": group_norm,
@@ -245,7 +275,9 @@ DENSE: dict[str, Fold] = {
     "LogSoftmax": softmax,
     "LpPool": lp_pool,
     "MatMul": matmul,
+    "MatMulInteger": lambda node, xs: integer_product(node, xs, matmul, "MatMul", (-2, -1)),
     "MaxPool": max_pool,
+    "MaxRoiPool": max_roi_pool,
     "MeanVarianceNormalization": mean_variance,
     "Softmax": softmax,
 }

@@ -17,9 +17,11 @@ from .folding import FOLDS
 from .ir import OWN, Graph, Node
 from .operands import complain
 
-__all__ = ["FUSED", "compute", "evaluate", "expression_value"]
+__all__ = ["FUSED", "MEANINGS", "compute", "evaluate", "expression_value"]
 
 Array = np.ndarray[Any, Any]
+#: Operators of ONNX in NumPy.
+MEANINGS = {**FOLDS, **DENSE}
 #: Attributes that passes add to operators of ONNX.
 FUSED = ("activation", "activation_params", "residual", "shift", "phase")
 
@@ -79,7 +81,7 @@ def compute(node: Node, arrays: Sequence[Any]) -> list[Any]:
         if node.op == "Elementwise":
             return [np.asarray(expression_value(node.get("expression"), arrays))]
         return shifted(node, arrays) if node.op == "Shift" else complain(node, "there is no such operator")
-    function = None if node.domain else {**FOLDS, **DENSE}.get(node.op)
+    function = None if node.domain else MEANINGS.get(node.op)
     plain = len([name for name in node.outputs if name]) == 1 or node.op == "Split"
     if function is None or not plain or any(a is not None and not isinstance(a, np.ndarray) for a in arrays):
         return _by_onnx(node, arrays)

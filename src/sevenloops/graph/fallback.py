@@ -21,15 +21,14 @@ Array = np.ndarray[Any, Any]
 def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
     """What one node makes of its inputs (None where one is left out).
 
-    Operators of ONNX are computed by the reference evaluator of the `onnx` package; those that only passes make, and
-    convolutions, products and pools, which the evaluator takes very long for, in NumPy (`graph.evaluate`).
+    Those that only passes make, and those in the tables of NumPy functions, are computed by these (`graph.evaluate`); all
+    others by the reference evaluator of the `onnx` package.
     The results are in the order of the node's outputs, None for those without a name. Inputs are never written.
     Raises `GraphError` naming the node where it cannot be computed.
     """
-    from .dense import DENSE
-    from .evaluate import FUSED, compute
+    from .evaluate import FUSED, MEANINGS, compute
 
-    ours = node.domain == OWN or (not node.domain and (node.op in DENSE or any(a in node.attributes for a in FUSED)))
+    ours = node.domain == OWN or (not node.domain and (node.op in MEANINGS or any(a in node.attributes for a in FUSED)))
     return compute(node, arrays) if ours else by_onnx(node, arrays)
 
 

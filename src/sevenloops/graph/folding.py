@@ -151,6 +151,17 @@ def _gather(node: Node, xs: Sequence[Any]) -> list[Array]:
     return [np.asarray(np.take(xs[0], xs[1], node.get("axis", 0)))]
 
 
+def _scatter_nd(node: Node, xs: Sequence[Any]) -> list[Array]:
+    data, indices, updates = xs
+    out, places = data.copy(), tuple(np.moveaxis(indices, -1, 0))
+    combine = {"add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}.get(node.get("reduction", "none"))
+    if combine is None:
+        out[places] = updates
+    else:
+        combine.at(out, places, updates)
+    return [out]
+
+
 FOLDS: dict[str, Fold] = {
     "Abs": _plain(np.abs),
     "Add": _plain(np.add),
@@ -191,6 +202,7 @@ FOLDS: dict[str, Fold] = {
     "ReduceSum": _reduction(np.sum),
     "Reshape": lambda node, xs: [xs[0].reshape(target_shape(_operands(node, xs)))],
     "Round": _plain(np.rint),
+    "ScatterND": _scatter_nd,
     "Shape": lambda node, xs: [np.array(xs[0].shape, np.int64)[node.get("start", 0) : node.get("end")]],
     "Size": lambda node, xs: [np.array(xs[0].size, np.int64)],
     "Slice": _slice,

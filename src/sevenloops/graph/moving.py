@@ -141,6 +141,15 @@ def gather(o: Operands) -> list[Type]:
     return [Type(x[:axis] + indices + x[axis + 1 :], o.dtype())]
 
 
+def scatter_nd(o: Operands) -> list[Type]:
+    """As the input; each of the last axis of the indices has one update, which fills the axes that it leaves open."""
+    x, indices, updates = o.shape(), o.rank(1, 1), o.shape(2)
+    wanted = (*indices[:-1], *x[indices[-1] :])
+    if indices[-1] > len(x) or updates != wanted:
+        o.fail(f"indices {indices} into {x} need updates of {wanted}, got {updates}")
+    return [Type(x, o.dtype())]
+
+
 def pad(o: Operands) -> list[Type]:
     """Begins, then ends, of all axes or those of input 3; a negative one cuts."""
     x, pads = o.shape(), o.ints(1)

@@ -13,6 +13,7 @@ from ..errors import GraphError
 from .dtypes import ELEMENTS
 from .ir import OPSET, Graph, Node, Value
 from .onnx_opsets import NORMALISERS, Builder
+from .onnx_quantised import CONTRIB, MICROSOFT, QLINEAR
 from .onnx_weights import strip
 from .operands import complain
 from .protos import require_onnx
@@ -28,6 +29,8 @@ OLDEST, PROMISED = 6, 7
 TEXT_FORMS = {".json", ".onnxtxt", ".onnxtext", ".prototxt", ".pbtxt", ".textproto", ".txtpb"}
 #: Names of dimensions that exporters write where they mean none.
 NAMELESS = {"", "?", "-1", "None", "unk"}
+#: What is rewritten as nodes of opset `OPSET`, by domain.
+REWRITTEN = {"": {**NORMALISERS, **QLINEAR}, MICROSOFT: CONTRIB}
 
 
 def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
@@ -197,11 +200,12 @@ def _add(build: Builder, proto: Any, opsets: dict[str, int], known: set[str]) ->
     captured = tuple(sorted(set().union(*map(_free, bodies)) & known)) if bodies else ()
     inputs, outputs = (*proto.input, *captured), tuple(proto.output)
     node = Node(proto.op_type, inputs, outputs, attributes, proto.name, domain, opset=opsets.get(domain, 1))
-    if not domain and not bodies and (node.op in RULES or node.op in NORMALISERS):
-        version = _version(node)
+    rewritten = REWRITTEN.get(domain, {})
+    if not bodies and (node.op in rewritten or (not domain and node.op in RULES)):
+        version = node.opset if domain else _version(node)
         normal = node.replace(opset=OPSET, outputs=_trimmed(outputs), inputs=_trimmed(inputs), attributes=_plainer(node))
-        known_before = node.op in NORMALISERS or all(name in _attributes(node.op, OPSET) for name in normal.attributes)
-        if known_before and NORMALISERS.get(node.op, _as_it_is)(build, normal, version):
+        known_before = node.op in rewritten or all(name in _attributes(node.op, OPSET) for name in normal.attributes)
+        if known_before and rewritten.get(node.op, _as_it_is)(build, normal.replace(domain=""), version):
             return
     kept = {**attributes, **({"captured": captured} if captured else {})}
     build.nodes.append(node.replace(attributes=kept, proto=proto.SerializeToString()))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from . import moving, windows
+from . import moving, quantised, windows
 from .dtypes import name_of
 from .operands import Operands, Shape, Type
 
@@ -96,6 +96,14 @@ def global_pool(o: Operands) -> list[Type]:
     return [Type(x[:2] + (1,) * (len(x) - 2), o.dtype())]
 
 
+def max_roi_pool(o: Operands) -> list[Type]:
+    """Of each region (n, 5) a grid of bins."""
+    x, regions, bins = o.rank(0, 4, 4), o.rank(1, 2, 2), tuple(o.node.get("pooled_shape", ()))
+    if regions[1] != 5 or len(bins) != 2 or min(bins) < 1:
+        o.fail(f"needs regions of (n, 5) and two sizes in pooled_shape, got {regions} and {bins}")
+    return [Type((regions[0], x[1], *bins), o.dtype())]
+
+
 def gemm(o: Operands) -> list[Type]:
     """A (m, k) or transposed, B (k, n) or transposed, C broadcasts to (m, n); a fused residual has that size."""
     a, b = o.rank(0, 2, 2), o.rank(1, 2, 2)
@@ -121,6 +129,20 @@ def matmul(o: Operands) -> list[Type]:
         if o.has(at) and _broadcast(o, [out, o.shape(at)]) != out:
             o.fail(f"input {at} of {o.shape(at)} does not fit the product {out}")
     return [Type(out, o.dtype())]
+
+
+def matmul_integer(o: Operands) -> list[Type]:
+    """NumPy's matmul; zero points behind the matrices."""
+    return [Type(matmul(_without_zeros(o))[0].shape, "int32")]
+
+
+def conv_integer(o: Operands) -> list[Type]:
+    """As Conv; zero points behind input and weights."""
+    return [Type(windows.conv(_without_zeros(o))[0].shape, "int32")]
+
+
+def _without_zeros(o: Operands) -> Operands:
+    return Operands(o.node, o.types[:2], o.constants[:2])
 
 
 def reduce(o: Operands) -> list[Type]:
@@ -253,8 +275,10 @@ RULES: dict[str, Rule] = {
     "Concat": moving.concat,
     "ConstantOfShape": constant_of_shape,
     "Conv": windows.conv,
+    "ConvInteger": conv_integer,
     "ConvTranspose": windows.conv_transpose,
     "DepthToSpace": moving.depth_to_space,
+    "DequantizeLinear": quantised.dequantized,
     "Dropout": dropout,
     "Expand": moving.expand,
     "Flatten": moving.flatten,
@@ -262,11 +286,15 @@ RULES: dict[str, Rule] = {
     "Gemm": gemm,
     "LayerNormalization": layer_norm,
     "MatMul": matmul,
+    "MatMulInteger": matmul_integer,
+    "MaxRoiPool": max_roi_pool,
     "PRelu": prelu,
     "Pad": moving.pad,
+    "QuantizeLinear": quantised.quantized,
     "Range": arange,
     "Reshape": moving.reshape,
     "Resize": moving.resize,
+    "ScatterND": moving.scatter_nd,
     "Shape": shape_of,
     "Size": size_of,
     "Slice": moving.slice_,

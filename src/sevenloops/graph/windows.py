@@ -15,7 +15,7 @@ from .operands import Operands, Shape, Type
 __all__ = ["WINDOWED", "conv", "conv_transpose", "pool", "resolve"]
 
 #: Operators that slide a window.
-WINDOWED = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+WINDOWED = ("Conv", "ConvInteger", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 
 
 def resolve(o: Operands) -> Node:
@@ -101,7 +101,7 @@ def _check_bias(o: Operands, channels: int) -> None:
 
 def _kernel(o: Operands, rank: int) -> Shape:
     given = o.node.get("kernel_shape")
-    if o.node.op in ("Conv", "ConvTranspose"):
+    if o.node.op in ("Conv", "ConvInteger", "ConvTranspose"):
         weights = o.rank(1, rank + 2, rank + 2)[2:]
         if given is not None and tuple(given) != weights:
             o.fail(f"kernel_shape {tuple(given)} does not fit weights {o.shape(1)}")

@@ -14,6 +14,7 @@ from ...errors import GraphError
 from ..ir import Graph, Note
 from . import (
     activations,
+    float32,
     fold_affine,
     fuse_elementwise,
     fuse_epilogue,
@@ -21,6 +22,7 @@ from . import (
     means,
     pad_into,
     products,
+    scatter,
     shift,
     strided_shift,
     towers,
@@ -41,6 +43,8 @@ class Pass:
 
 #: All passes in their order.
 PASSES: tuple[Pass, ...] = (
+    Pass("float32", float32.run, "float16 and quantised values are held as float32"),
+    Pass("scatter", scatter.run, "slice assignments written as ScatterND become slices and concatenations"),
     Pass("views", views.run, "reshapes, transposes and concatenations in a row become one, or none"),
     Pass("means", means.run, "global average pools and their like become one operator"),
     Pass("products", products.run, "products of matrices with constant weights become Gemm in one form"),

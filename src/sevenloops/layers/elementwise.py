@@ -7,7 +7,7 @@ become one, so that nearly every case is a loop over one or two axes. Limit: mem
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,7 +107,7 @@ def define(problem: Elementwise, schedule: Schedule, machine: Machine) -> Defini
         param = image(f"x{at}", size)
         inputs.append((f"x{at}", param, size))
         values.append(param[[names[axis] for axis in reversed(axes)] or [0]])
-    stages, repeated = list[Any](), _repeated(problem.expression)
+    stages, repeated = list[Any](), _repeated(problem)
 
     def stage(name: str, value: Any) -> Any:
         func = hl.Func(name)
@@ -137,7 +137,7 @@ def define(problem: Elementwise, schedule: Schedule, machine: Machine) -> Defini
     return definition(out, inputs, shape)
 
 
-def _repeated(expression: Expression) -> set[str]:
+def _repeated(problem: Elementwise) -> set[str]:
     """The operators' values that are read more than once, as they are written."""
     uses: Counter[str] = Counter()
 
@@ -145,7 +145,7 @@ def _repeated(expression: Expression) -> set[str]:
         for operand in node[1 : 1 + OPERATORS[node[0]].operands]:
             uses[repr(operand)] += 1 if node[0] in READS_ONCE else 2
 
-    evaluate(expression, defaultdict(int), count)
+    evaluate(problem.expression, problem.shapes, count)
     return {part for part, times in uses.items() if times > 1}
 
 

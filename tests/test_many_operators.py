@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sevenloops.session
 from sevenloops import InferenceSession
 from sevenloops.errors import FallbackWarning
 from sevenloops.graph import Graph, Node, Value
@@ -19,6 +18,7 @@ from sevenloops.graph.evaluate import evaluate
 from sevenloops.graph.memory import Span, plan_memory
 from sevenloops.graph.passes import optimise
 from sevenloops.graph.passes.expressions import READ, VARIADIC
+from sevenloops.graph.plan import compile_plan
 from sevenloops.graph.shapes import infer
 
 SHAPE = (2, 3, 5, 7)
@@ -127,25 +127,25 @@ def test_concatenations_of_many_values() -> None:
 
 
 def test_a_number_is_not_an_input() -> None:
-    """`max(x + z, 0)` and `max(x + z, z)`, where z is input 0: to Python the number 0.0 and the input 0 are equal."""
-    nodes = [Node("Sub", ("number", "x"), ("m",)), Node("Add", ("m", "z"), ("a",)), Node("Max", ("a", "zero"), ("y",))]
-    nodes += [Node("Sub", ("number", "x"), ("k",)), Node("Add", ("z", "k"), ("b",)), Node("Max", ("b", "z"), ("w",))]
+    """`max(x z, 0)` and `max(z x, z)`, where z is input 0: to Python the number 0.0 and the input 0 are equal."""
+    nodes = [Node("Mul", ("x", "z"), ("a",)), Node("Max", ("a", "zero"), ("y",))]
+    nodes += [Node("Mul", ("z", "x"), ("b",)), Node("Max", ("b", "z"), ("w",))]
     agree(graph_of(nodes, ["y", "w"]))
 
 
 def test_time_grows_with_the_number_of_operators() -> None:
-    """10,000 of every shape of graph through all passes, in Python alone."""
+    """Thousands in every form of graph through all passes, in Python alone."""
     kinds: dict[str, list[Node]] = {
-        "chain": chain(["Relu", "Mul", "Tanh", "Sigmoid"] * 2500, "y"),
+        "chain": chain(["Relu", "Mul", "Tanh", "Sigmoid"] * 1000, "y"),
         "fan": [
-            *(apply("Tanh", "x", f"b{at}") for at in range(10000)),
-            Node("Sum", tuple(f"b{at}" for at in range(10000)), ("y",)),
+            *(apply("Tanh", "x", f"b{at}") for at in range(4000)),
+            Node("Sum", tuple(f"b{at}" for at in range(4000)), ("y",)),
         ],
-        "squares": [Node("Mul", (f"v{at}" if at else "x",) * 2, (f"v{at + 1}",)) for at in range(4000)],
+        "squares": [Node("Mul", (f"v{at}" if at else "x",) * 2, (f"v{at + 1}",)) for at in range(2000)],
     }
     for kind, nodes in kinds.items():
         graph = infer(graph_of(nodes, [nodes[-1].outputs[0]]))
-        with processor_seconds(40):
+        with processor_seconds(20):
             after = optimise(graph)
         assert 0 < len(after.nodes) < len(nodes) / 4, kind
 
@@ -190,8 +190,12 @@ def test_many_sizes_that_depend_on_values_are_planned_once(monkeypatch: pytest.M
         x = f"r{at}"
     graph = Graph(tuple(nodes), (Value("x", (9,)),), (x,), {"low": CONSTANTS["low"]})
     planned = list[int]()
-    compile_plan = sevenloops.session.compile_plan
-    monkeypatch.setattr("sevenloops.session.compile_plan", lambda *a, **k: planned.append(1) or compile_plan(*a, **k))
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        planned.append(1)
+        return compile_plan(*arguments, **options)
+
+    monkeypatch.setattr("sevenloops.session.compile_plan", counted)
     monkeypatch.setattr("sevenloops.session.MAX_PLANS", 2)
     with pytest.warns(FallbackWarning):
         session = InferenceSession(graph)

@@ -59,7 +59,7 @@ class InferenceSession:
         threads: at most this many; by default every core this process may use. Results do not depend on it.
         accuracy: `"fast"` or `"strict"`, as in `sevenloops.compile`.
         shapes: sizes of inputs by name, to compile for them at once; inputs whose size is fixed need none. Other sizes
-            are compiled when they first come (a plan per size, the last 32 kept).
+            are compiled when they first come (the plans of the last 32 sizes are kept).
         schedules: of your own, by problem (or its descriptor, as `plan` prints it); the others are chosen.
         passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.

@@ -24,8 +24,8 @@ __all__ = ["MAX_INPUTS", "MAX_OPERATORS", "run"]
 
 #: A kernel of more operators than this gains nothing and compiles slowly.
 MAX_OPERATORS, MAX_REPEATED = 48, 2
-#: Operators in all the different expressions of a graph, at 5 ms each to compile; beyond, operators stay single, as single
-#: ones are much alike.
+#: Operators in all the different expressions of a graph; each takes some milliseconds to compile. A graph with more of them
+#: is fused no further: single operators share their kernels.
 MAX_DIFFERENT = 1000
 
 

@@ -144,10 +144,10 @@ class Rewriter:
         """Put new nodes where `at` stands and remove `at` and the nodes of `drop`."""
         place = self._slot[_key(at)]
         slot = self._slots[place]
-        before = next(index for index, node in enumerate(slot) if node is at)
-        for node in (at, *drop):
-            before -= node is not at and node in slot[:before]
+        for node in drop:
             self._unlink(node)
+        before = next(index for index, node in enumerate(slot) if node is at)
+        self._unlink(at)
         slot[before:before] = new
         for node in new:
             self._link(node, place)

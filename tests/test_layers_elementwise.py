@@ -13,7 +13,7 @@ from kernels import MACHINES
 from layer_kernels import assert_close, check, row_of, run
 from sevenloops.errors import ProblemError
 from sevenloops.layers.elementwise import Elementwise
-from sevenloops.layers.expression import OPERATORS
+from sevenloops.layers.expression import OPERATORS, READS_ONCE
 
 INF = math.inf
 ADD_RELU = ("relu", ("add", 0, 1))
@@ -114,6 +114,35 @@ def test_axes_are_collapsed() -> None:
     assert {row_of(problem).schedules(problem, machine)[0].parallel for problem in CASES} == {True, False}
 
 
+def test_formulas_that_read_their_operand_once() -> None:
+    """The others are never put into each other: what Halide is given would grow exponentially."""
+    import halide as hl
+
+    from sevenloops.layers.floats import FUNCTIONS
+
+    func, i = hl.Func("operand"), hl.Var("i")
+    func[i] = hl.f32(i)
+    for name, operator in OPERATORS.items():
+        formula = FUNCTIONS[name](*[hl.Expr(func[i])] * operator.operands, *PARAMETERS.get(name, ()))
+        once = str(formula).count("operand") == operator.operands
+        assert once >= (name in READS_ONCE), name
+
+
+def test_operands_that_look_alike() -> None:
+    """To Python the input 0 and the number 0.0 are equal, and 0.0 and -0.0."""
+    shapes = ((3,), (3,))
+    problems = {Elementwise(shapes, (3,), ("max", 1, leaf)) for leaf in (0, 0.0, -0.0)}
+    assert len(problems) == 3
+    assert Elementwise(shapes, (3,), ("max", 1, 0)) in problems
+
+
+def nested(depth: int, twice: bool) -> Any:
+    expression: Any = 0
+    for _ in range(depth):
+        expression = ("add", expression, expression) if twice else ("neg", expression)
+    return expression
+
+
 BAD: list[tuple[tuple[Any, ...], str]] = [
     (((), (3,), 0), "shape of one input at least"),
     ((((2, 3),), (2, 4), 0), "does not broadcast"),
@@ -124,6 +153,8 @@ BAD: list[tuple[tuple[Any, ...], str]] = [
     ((((3,),), (3,), ("clip", 0, 1.0, "x")), "a parameter of clip is a number"),
     ((((3,),), (3,), ("foo", 0)), "not an expression"),
     ((((3,),), (3,), True), "a leaf of an expression"),
+    ((((3,),), (3,), nested(100_000, twice=False)), "at most 200 operators"),
+    ((((3,),), (3,), nested(100, twice=True)), "at most 200 operators"),
 ]
 
 

@@ -36,7 +36,7 @@ Model = str | PathLike[str] | bytes | Graph
 #: All passes but those that write graphs in the form that kernels have.
 OPTIONAL_PASSES = tuple(row.name for row in PASSES if row.name not in ("float32", "fuse_elementwise"))
 FLOAT32 = np.dtype(np.float32)
-#: Plans for different sizes that a session keeps; the one unused longest goes.
+#: Runs of different sizes that a session keeps the plans of; those unused longest go.
 MAX_PLANS = 32
 #: Sizes that come as values have few elements.
 MOST_SIZES = 64
@@ -59,7 +59,7 @@ class InferenceSession:
         threads: at most this many; by default every core this process may use. Results do not depend on it.
         accuracy: `"fast"` or `"strict"`, as in `sevenloops.compile`.
         shapes: sizes of inputs by name, to compile for them at once; inputs whose size is fixed need none. Other sizes
-            are compiled when they first come (a plan per size, the last 32 kept).
+            are compiled when they first come (the plans of the last 32 sizes are kept).
         schedules: of your own, by problem (or its descriptor, as `plan` prints it); the others are chosen.
         passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.
@@ -89,9 +89,11 @@ class InferenceSession:
         self._schedules = {parse_problem(p) if isinstance(p, str) else p: s for p, s in (schedules or {}).items()}
         self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
         self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
+        self._longest = 1  # plans that one run takes: more where sizes depend on values
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._arena: Array | None = None
+        self._outputs = frozenset(self.graph.outputs)
         self._inputs = {value.name: value for value in self.graph.inputs}
         fixed = all(value.known for value in self.graph.inputs)
         self._may_let_go, self._let_go = fixed and not isinstance(model, Graph), False
@@ -116,12 +118,12 @@ class InferenceSession:
         Raises `GraphError` (names, ranks, sizes), `DtypeError`, `KernelError`, and for a new size `CompileError`.
         """
         names = list(self.graph.outputs) if output_names is None else list(output_names)
-        unknown = [name for name in names if name not in self.graph.outputs]
+        unknown = [name for name in names if name not in self._outputs]
         if unknown:
             raise GraphError(f"there is no output {unknown[0]!r}; the outputs are {', '.join(self.graph.outputs)}")
         arrays = self._checked(feeds)
         with self._lock:
-            results = self._run(self.graph, arrays)
+            results = self._run(arrays)
         return [results[name] for name in names]
 
     def plan(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Plan:
@@ -184,9 +186,13 @@ class InferenceSession:
         )
         self._arena = plan.arena
         self._plans[key] = (graph or self.graph, plan)
-        while len(self._plans) > MAX_PLANS:
-            self._plans.popitem(last=False)
+        self._forget(self._plans)
         return plan
+
+    def _forget(self, kept: OrderedDict[Any, Any]) -> None:
+        """Let go of what has been unused longest."""
+        while len(kept) > MAX_PLANS * self._longest:
+            kept.popitem(last=False)
 
     def _key(self, graph: Graph | None, sizes: Mapping[str, tuple[int, ...]]) -> Any:
         """New records of tuning make new plans, as long as there are weights to pack."""
@@ -209,30 +215,43 @@ class InferenceSession:
             how = "by NumPy or onnx's reference evaluator, up to a thousand times slower than a kernel (see profile())"
             warnings.warn(f"not compiled, computed {how}: {named}", FallbackWarning, stacklevel=5)
 
-    def _run(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})
-        results = plan.run(feeds)
-        results.update((name, np.array(plan.constants[name])) for name in graph.outputs if name in plan.constants)
-        return results if plan.dynamic is None else {**results, **self._run_tail(graph, plan, {**feeds, **results})}
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs: by one plan, or where sizes depend on values by one after the other."""
+        outputs: dict[str, Array] = {}
+        graph: Graph | None = self.graph
+        plans = 0
+        while graph is not None:
+            plans += 1
+            self._longest = max(self._longest, plans)
+            plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})
+            results = plan.run(feeds)
+            results.update((name, np.array(plan.constants[name])) for name in graph.outputs if name in plan.constants)
+            written, graph, feeds = self._tail(graph, plan, {**plan.constants, **feeds, **results})
+            outputs.update((name, a) for name, a in {**results, **written}.items() if name in self._outputs)
+        return outputs
 
-    def _run_tail(self, graph: Graph, plan: Plan, known: Mapping[str, Array]) -> dict[str, Array]:
-        """The operator that decides sizes, and the graph behind it."""
+    def _tail(
+        self, graph: Graph, plan: Plan, values: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], Graph | None, dict[str, Array]]:
+        """What the operator that decides sizes writes, the graph behind it (None where there is none), and its inputs.
+
+        Where the operator only needs to be told the sizes, it is in that graph and writes nothing here.
+        """
         from .graph.fallback import evaluate
 
         node, tail = plan.dynamic, plan.tail
-        assert node is not None
-        assert tail is not None
-        values = {**plan.constants, **known}
+        if node is None or tail is None:
+            return {}, None, {}
         fixed = self._with_sizes(graph, plan, values)
         if fixed is not None:
-            return self._run(fixed, {value.name: values[value.name] for value in fixed.inputs})
-        found = evaluate(node, [values[name] if name else None for name in node.inputs])
-        own = {name: np.asarray(value) for name, value in zip(node.outputs, found) if name}
-        values.update(own)
+            return {}, fixed, {value.name: values[value.name] for value in fixed.inputs}
+        results = evaluate(node, [values[name] if name else None for name in node.inputs])
+        own = {name: np.asarray(value) for name, value in zip(node.outputs, results) if name}
         if node.op not in self._warned:
             self._warn([PythonStep(node.label, node.op, "the sizes of its outputs depend on values", list, (), ())])
-        feeds = {value.name: np.require(values[value.name], requirements=("C", "A")) for value in tail.inputs}
-        return {**own, **(self._run(tail, feeds) if tail.nodes else {})}
+        known = {**values, **own}
+        feeds = {value.name: np.require(known[value.name], requirements=("C", "A")) for value in tail.inputs}
+        return own, tail if tail.nodes else None, feeds
 
     def _with_sizes(self, graph: Graph, plan: Plan, values: Mapping[str, Array]) -> Graph | None:
         """The rest of a graph, with the sizes that its first operator is given (a Resize, a Reshape) as constants.
@@ -253,11 +272,11 @@ class InferenceSession:
             outputs = tuple(name for name in graph.outputs if name not in values)
             rest = Graph((node, *tail.nodes), inputs, outputs, constants, name=graph.name)
             self._tails[key] = rest
-            while len(self._tails) > MAX_PLANS:
-                self._tails.popitem(last=False)
+            self._forget(self._tails)
             behind = self._plan(rest, {value.name: value.sizes for value in inputs}).dynamic
             if behind is not None and behind.outputs == node.outputs:
                 self._tails[key] = None
+        self._tails.move_to_end(key)
         return self._tails[key]
 
 

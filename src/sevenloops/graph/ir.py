@@ -7,6 +7,7 @@ return a new one.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,12 +36,12 @@ class Value:
     shape: tuple[int | str, ...] | None
     dtype: str = "float32"
 
-    @property
+    @functools.cached_property
     def known(self) -> bool:
         """Whether every dimension is a number."""
         return self.shape is not None and all(isinstance(size, int) for size in self.shape)
 
-    @property
+    @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         """The shape, where every dimension is a number; raises `GraphError` elsewhere."""
         if self.shape is None or not self.known:
@@ -137,7 +138,11 @@ class Graph:
             return Value(name, constant.shape, constant.dtype.name)
         if name in self.values:
             return self.values[name]
-        return next((value for value in self.inputs if value.name == name), Value(name, None))
+        return self._inputs.get(name) or Value(name, None)
+
+    @functools.cached_property
+    def _inputs(self) -> dict[str, Value]:
+        return {value.name: value for value in self.inputs}
 
     def consumers(self) -> dict[str, list[Node]]:
         """The nodes that read each value."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
 from ..layers.moves import Concat, Pad, Slice
 from .ir import Node
 from .lower_layers import require_float32, require_float32_first
-from .lowering import Lowering, NotLowered
+from .lowering import Constant, Lowering, NotLowered
 from .place import Tensor, identity
 
 __all__ = [
@@ -25,6 +25,12 @@ __all__ = [
     "split",
     "transpose",
 ]
+
+
+#: An operand of a concatenation and its shape in memory.
+Part = tuple[Union[Tensor, Constant], tuple[int, ...]]
+#: A kernel of more inputs takes long to compile: 64 a second, 128 three, 256 thirteen.
+MAX_PARTS = 64
 
 
 def identity_node(lo: Lowering, node: Node) -> None:
@@ -95,9 +101,20 @@ def concat(lo: Lowering, node: Node) -> None:
     axis = node.get("axis", 0) % len(shape)
     values = [lo.tensor(name) for name in node.inputs if lo.constant(name) is None]
     order = max(values, key=lambda t: t.size).order if values else identity(len(shape))
-    operands = tuple(lo.operand(name, order) for name in node.inputs)
-    shapes = tuple(tuple(lo.shape(name)[a] for a in order) for name in node.inputs)
-    lo.emit(Concat(shapes, order.index(axis)), operands, lo.output(node.outputs[0], order))
+    where = order.index(axis)
+    parts = [(lo.operand(name, order), tuple(lo.shape(name)[a] for a in order)) for name in node.inputs]
+    while len(parts) > MAX_PARTS:
+        parts = [_joined(lo, parts[first : first + MAX_PARTS], where) for first in range(0, len(parts), MAX_PARTS)]
+    problem = Concat(tuple(memory for _, memory in parts), where)
+    lo.emit(problem, tuple(operand for operand, _ in parts), lo.output(node.outputs[0], order))
+
+
+def _joined(lo: Lowering, parts: list[Part], where: int) -> Part:
+    """Some parts of a concatenation as one, in memory of its own."""
+    problem = Concat(tuple(memory for _, memory in parts), where)
+    target = lo.fresh(problem.y_shape, identity(len(problem.y_shape)))
+    lo.emit(problem, tuple(operand for operand, _ in parts), target)
+    return target, problem.y_shape
 
 
 def split(lo: Lowering, node: Node) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 __all__ = ["ALIGNMENT", "MemoryPlan", "Span", "plan_memory"]
 
 #: A cache line; and vectors may be loaded across the end of a value.
 ALIGNMENT = 64
 SLACK = 64
+#: In place of gaps that do not fit.
+TOO_LARGE = 2**62
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,21 @@ class MemoryPlan:
 
 def plan_memory(spans: Sequence[Span]) -> MemoryPlan:
     """Place the largest spans first, each into the smallest gap that fits (Pisarchyk and Lee, arXiv 2001.03288, 5.2)."""
-    placed: list[tuple[int, Span]] = []
-    for span in sorted(spans, key=lambda s: (-s.n_bytes, s.first, s.key)):
-        size, best, best_gap, end = _rounded(span), None, 0, 0
-        for offset, other in placed:
-            if not span.overlaps(other):
-                continue
-            gap = offset - end
-            if gap >= size and (best is None or gap < best_gap):
-                best, best_gap = end, gap
-            end = max(end, offset + _rounded(other))
-        placed.append((end if best is None else best, span))
-        placed.sort(key=lambda row: (row[0], row[1].key))
-    total = max((offset + _rounded(span) for offset, span in placed), default=0)
-    return MemoryPlan({span.key: offset for offset, span in placed}, total, _live(spans), tuple(spans))
+    rows = np.zeros((4, len(spans)), np.int64)  # of those placed, by offset: offset, end, first and last step
+    offsets: dict[int, int] = {}
+    for count, span in enumerate(sorted(spans, key=lambda s: (-s.n_bytes, s.first, s.key))):
+        size, placed = _rounded(span), rows[:, :count]
+        begins, ends, *_ = placed[:, (placed[2] <= span.last) & (placed[3] >= span.first)]
+        free = np.maximum.accumulate(np.append(0, ends))  # where the gap before each of them begins, and the last
+        gaps = begins - free[:-1]
+        gaps[gaps < size] = TOO_LARGE
+        best = int(gaps.argmin()) if gaps.size else -1
+        offset = int(free[best if gaps.size and gaps[best] < TOO_LARGE else -1])
+        offsets[span.key] = offset
+        at = placed[0].searchsorted(offset)
+        rows[:, at + 1 : count + 1] = rows[:, at:count]
+        rows[:, at] = offset, offset + size, span.first, span.last
+    return MemoryPlan(offsets, int(rows[1].max(initial=0)), _live(spans), tuple(spans))
 
 
 def _rounded(span: Span) -> int:

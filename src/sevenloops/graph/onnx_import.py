@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,22 +255,27 @@ def _trimmed(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[:end])
 
 
-def _sorted(nodes: Iterable[Any], known: set[str]) -> list[Any]:
+def _sorted(nodes: Sequence[Any], known: set[str]) -> list[Any]:
     """The nodes so that values are written before they are read; files have them so, but not all do."""
-    waiting, found, known = list(nodes), list[Any](), {*known, ""}
-    everything = {name for node in waiting for name in node.output}
-    while waiting:
-        later = []
-        for node in waiting:
-            needs = [*node.input, *(name for a in node.attribute if a.HasField("g") for name in _free(a.g))]
-            if all(name in known or name not in everything for name in needs):
-                found.append(node)
-                known.update(node.output)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            raise GraphError(f"{later[0].op_type} {later[0].name!r} reads, through other nodes, what it writes")
-        waiting = later
+    unwritten = {name for node in nodes for name in node.output} - known - {""}
+    missing: list[int] = []  # how many of the values that each node reads are not written yet
+    readers: dict[str, list[int]] = {}
+    for at, node in enumerate(nodes):
+        needs = {*node.input, *(name for a in node.attribute if a.HasField("g") for name in _free(a.g))} & unwritten
+        missing.append(len(needs))
+        for name in needs:
+            readers.setdefault(name, []).append(at)
+    ready, found = [at for at, count in enumerate(missing) if not count], list[Any]()
+    while ready:  # a heap: those that come first in the file
+        node = nodes[heapq.heappop(ready)]
+        found.append(node)
+        for at in [at for name in node.output for at in readers.pop(name, ())]:
+            missing[at] -= 1
+            if not missing[at]:
+                heapq.heappush(ready, at)
+    if len(found) < len(nodes):
+        stuck = next(node for node, count in zip(nodes, missing) if count)
+        raise GraphError(f"{stuck.op_type} {stuck.name!r} reads, through other nodes, what it writes")
     return found
 
 

@@ -142,6 +142,7 @@ class Plan:
         self.packed: dict[tuple[Any, ...], dict[Problem, Array]] = {}
         self._others, self._own = tuple(others), own
         calls: list[tuple[int, list[int]]] = []
+        self._given = 0  # arguments of the calls so far
         self._ranges: list[tuple[int, int]] = []
         for planned in self.steps:
             begin = len(calls)
@@ -158,16 +159,16 @@ class Plan:
         kernel, arguments = planned.kernel, list(step.operands)
         loaded = kernel.loaded if isinstance(kernel, Kernel) else kernel
         assert loaded is not None
-        done = sum(len(given) for _, given in calls)
         resolved: list[int] = []
         if isinstance(kernel, Kernel) and isinstance(arguments[1], (Tensor, Constant)):
             packed = aligned_empty(kernel.image.pack_buffers[-1].shape, kernel.problem.dtype)
-            calls.append((loaded.pack_list, [self._address(arguments[1], done, kernel), address(packed)]))
-            done += 2
+            calls.append((loaded.pack_list, [self._address(arguments[1], self._given, kernel), address(packed)]))
+            self._given += 2
             arguments[1] = Constant(packed)
         for operand in (*arguments, step.output):
-            resolved.append(self._address(operand, done + len(resolved), kernel))
+            resolved.append(self._address(operand, self._given + len(resolved), kernel))
         calls.append((loaded.run_list, resolved))
+        self._given += len(resolved)
 
     def _address(self, operand: Any, argument: int, kernel: Any) -> int:
         if isinstance(operand, Tensor):

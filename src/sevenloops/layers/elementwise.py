@@ -7,8 +7,9 @@ become one, so that nearly every case is a loop over one or two axes. Limit: mem
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..algorithms.base import Definition
@@ -29,7 +30,7 @@ from .base import (
     vectorize,
     width,
 )
-from .expression import Expression, as_expression, cost, evaluate
+from .expression import OPERATORS, READS_ONCE, Expression, as_expression, cost, evaluate
 
 __all__ = ["ELEMENTWISE", "Elementwise"]
 
@@ -46,8 +47,9 @@ class Elementwise:
 
     shapes: tuple[tuple[int, ...], ...]
     out_shape: tuple[int, ...]
-    expression: Expression
+    expression: Expression = field(compare=False)
     dtype: str = "float32"
+    written: str = field(init=False, repr=False)  # compared in its place: to Python the input 0 and the number 0.0 are equal
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -60,6 +62,7 @@ class Elementwise:
             if len(shape) > len(self.out_shape) or any(a not in (1, b) for a, b in zip(whole, self.out_shape)):
                 raise ProblemError(f"shape {shape} does not broadcast to {self.out_shape}")
         put("expression", as_expression(self.expression, len(self.shapes)))
+        put("written", repr(self.expression))
         check_float32(self.dtype)
 
     @property
@@ -81,15 +84,18 @@ class Elementwise:
         return found or [(1, (True,) * len(self.shapes))]
 
     def __str__(self) -> str:
-        return f"elementwise {' '.join(map(dims, self.shapes))} to {dims(self.out_shape)} {self.expression!r}"
+        return f"elementwise {' '.join(map(dims, self.shapes))} to {dims(self.out_shape)} {self.written}"
 
 
 def define(problem: Elementwise, schedule: Schedule, machine: Machine) -> Definition:
-    """One loop nest."""
+    """One loop nest. Values that are read more than once are stages of their own, computed vector by vector.
+
+    Halide walks through expressions as trees. Put into each other, formulas that read their operand several times would
+    grow exponentially. The stages cost nothing: LLVM keeps their vectors in registers.
+    """
     import halide as hl
 
     from ..algorithms.funcs import image
-    from .floats import FUNCTIONS
 
     loops = problem.loops
     shape = tuple(size for size, _ in loops)
@@ -101,18 +107,46 @@ def define(problem: Elementwise, schedule: Schedule, machine: Machine) -> Defini
         param = image(f"x{at}", size)
         inputs.append((f"x{at}", param, size))
         values.append(param[[names[axis] for axis in reversed(axes)] or [0]])
-    value = evaluate(problem.expression, values, _functions(FUNCTIONS), float)
-    out = hl.Func("out")
-    out[list(reversed(names))] = hl.strict_float(_as_value(value))
+    stages, repeated = list[Any](), _repeated(problem)
+
+    def stage(name: str, value: Any) -> Any:
+        func = hl.Func(name)
+        func[list(reversed(names))] = hl.strict_float(_as_value(value))
+        return func
+
+    def apply(node: Any, *operands: Any) -> Any:
+        value = _apply(node, *operands)
+        if repr(node) not in repeated:
+            return value
+        stages.append(stage(f"s{len(stages)}", value))
+        return stages[-1][list(reversed(names))]
+
+    out = stage("out", evaluate(problem.expression, values, apply))
     block = vectorize(out, names[-1], shape[-1], machine.lanes, schedule.unroll)
+    lanes = width(shape[-1], machine.lanes)
     if schedule.parallel:
-        lanes = width(shape[-1], machine.lanes)
         outer = [(names[axis], shape[axis]) for axis in range(len(names) - 2, -1, -1)]
-        if math.prod(size for _, size in outer) < 8 * machine.cores:
+        alone = math.prod(size for _, size in outer) < 8 * machine.cores
+        if alone:
             unrolled = max(1, min(schedule.unroll, shape[-1] // lanes))
             outer.insert(0, (block, -(-shape[-1] // (lanes * unrolled))))
-        tasks(out, outer, machine)
+        task = tasks(out, outer, machine)
+        block = task if alone else block
+    for func in stages:
+        func.compute_at(out, block).vectorize(names[-1], lanes).unroll(names[-1])
     return definition(out, inputs, shape)
+
+
+def _repeated(problem: Elementwise) -> set[str]:
+    """The operators' values that are read more than once, as they are written."""
+    uses: Counter[str] = Counter()
+
+    def count(node: Any, *_: Any) -> None:
+        for operand in node[1 : 1 + OPERATORS[node[0]].operands]:
+            uses[repr(operand)] += 1 if node[0] in READS_ONCE else 2
+
+    evaluate(problem.expression, problem.shapes, count)
+    return {part for part, times in uses.items() if times > 1}
 
 
 def _as_value(value: Any) -> Any:
@@ -121,20 +155,13 @@ def _as_value(value: Any) -> Any:
     return hl.f32(value) if isinstance(value, float) else as_expr(value)
 
 
-def _functions(table: dict[str, Any]) -> Any:
-    """Operators on expressions and literals: a literal stays a float only where it is the exponent of a power."""
+def _apply(node: Any, *operands: Any) -> Any:
+    """An operator on expressions and literals: a literal stays a float only where it is the exponent of a power."""
+    from .floats import FUNCTIONS
 
-    def operator(name: str) -> Any:
-        def apply(*arguments: Any) -> Any:
-            from .expression import OPERATORS
-
-            count = OPERATORS[name].operands
-            operands = [a if name == "pow" and at == 1 else _as_value(a) for at, a in enumerate(arguments[:count])]
-            return table[name](*operands, *arguments[count:])
-
-        return apply
-
-    return operator
+    name = node[0]
+    given = [a if name == "pow" and at == 1 else _as_value(a) for at, a in enumerate(operands)]
+    return FUNCTIONS[name](*given, *node[1 + len(operands) :])
 
 
 def schedules(problem: Elementwise, machine: Machine) -> list[Schedule]:

@@ -7,16 +7,17 @@ A leaf is an integer (which input) or a float (a literal); anything else is `(op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Union
 
 from ..errors import ProblemError
 
-__all__ = ["OPERATORS", "Expression", "as_expression", "cost", "evaluate"]
+__all__ = ["OPERATORS", "READS_ONCE", "Expression", "as_expression", "cost", "evaluate"]
 
 Expression = Union[int, float, tuple[Any, ...]]
-#: More operators than this are no expression that a person or a pass has written.
-MOST_OPERATORS = 1000
+#: Longer expressions are split by whoever writes them; all that walks through one here is recursive.
+MOST_OPERATORS = 200
 
 
 class Operator(NamedTuple):
@@ -70,16 +71,16 @@ OPERATORS: dict[str, Operator] = {
     "thresholded_relu": Operator(1, 1, cost=2, onnx="ThresholdedRelu"),
 }
 
+#: Operators whose formulas have each operand once. The others would grow exponentially when put into each other.
+READS_ONCE = {"add", "sub", "mul", "div", "neg", "abs", "reciprocal", "sqrt", "floor", "ceil", "round", "sin", "cos"}
+
 
 def as_expression(value: Any, inputs: int) -> Expression:
     """The expression with plain numbers and tuples. Raises `ProblemError` for what is none over `inputs` arrays."""
-    checked = _checked(value, inputs)
-    if _operators(checked) > MOST_OPERATORS:
-        raise ProblemError(f"an expression has at most {MOST_OPERATORS} operators; split it")
-    return checked
+    return _checked(value, inputs, itertools.count(1))
 
 
-def _checked(value: Any, inputs: int) -> Expression:
+def _checked(value: Any, inputs: int, operators: Iterator[int]) -> Expression:
     if isinstance(value, bool):
         raise ProblemError(f"a leaf of an expression is an input's number or a float, got {value!r}")
     if isinstance(value, float):
@@ -92,11 +93,13 @@ def _checked(value: Any, inputs: int) -> Expression:
     if not isinstance(value, (tuple, list)) or not value or value[0] not in OPERATORS:
         raise ProblemError(f"not an expression: {value!r}; it is a leaf or (operator, *operands, *parameters)")
     name, *rest = value
+    if next(operators) > MOST_OPERATORS:
+        raise ProblemError(f"an expression has at most {MOST_OPERATORS} operators; split it")
     operator = OPERATORS[name]
     if len(rest) != operator.operands + operator.parameters:
         wanted = f"{operator.operands} operands and {operator.parameters} parameters"
         raise ProblemError(f"{name} takes {wanted}, got {tuple(rest)}")
-    operands = [_checked(item, inputs) for item in rest[: operator.operands]]
+    operands = [_checked(item, inputs, operators) for item in rest[: operator.operands]]
     return (str(name), *operands, *(_parameter(name, item) for item in rest[operator.operands :]))
 
 
@@ -107,13 +110,6 @@ def _parameter(name: str, value: Any) -> float:
         raise ProblemError(f"a parameter of {name} is a number, got {value!r}") from None
 
 
-def _operators(expression: Expression) -> int:
-    if not isinstance(expression, tuple):
-        return 0
-    operands = expression[1 : 1 + OPERATORS[expression[0]].operands]
-    return 1 + sum(map(_operators, operands))
-
-
 def cost(expression: Expression) -> int:
     """Additions that take about as long, for each element."""
     if not isinstance(expression, tuple):
@@ -122,13 +118,19 @@ def cost(expression: Expression) -> int:
     return operator.cost + sum(map(cost, expression[1 : 1 + operator.operands]))
 
 
-def evaluate(
-    expression: Expression, inputs: Sequence[Any], functions: Callable[[str], Callable[..., Any]], literal: Any = float
-) -> Any:
-    """The value on `inputs`, which may be of any kind: `functions(name)` computes an operator, `literal` makes a float."""
-    if isinstance(expression, tuple):
-        operator = OPERATORS[expression[0]]
-        end = 1 + operator.operands
-        operands = [evaluate(item, inputs, functions, literal) for item in expression[1:end]]
-        return functions(expression[0])(*operands, *expression[end:])
-    return literal(expression) if isinstance(expression, float) else inputs[expression]
+def evaluate(expression: Expression, inputs: Sequence[Any], apply: Callable[..., Any], literal: Any = float) -> Any:
+    """The value on `inputs`, which may be of any kind; sub-expressions that occur several times are computed once.
+
+    `apply(node, *operands)` computes an operator: `node` is the expression that begins with it. `literal` makes a float.
+    """
+    known: dict[str, Any] = {}  # by how they are written: 0, an input, and 0.0 are equal
+
+    def value(part: Expression) -> Any:
+        if not isinstance(part, tuple):
+            return literal(part) if isinstance(part, float) else inputs[part]
+        key = repr(part)
+        if key not in known:
+            known[key] = apply(part, *map(value, part[1 : 1 + OPERATORS[part[0]].operands]))
+        return known[key]
+
+    return value(expression)

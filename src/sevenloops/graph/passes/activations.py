@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from ..ir import OWN, Graph, Node, Note
-from .expressions import canonical, expression_of, same, substitute
+from .expressions import canonical, expression_of, same, size_of, substitute
 from .rewrite import Rewriter
 
 __all__ = ["run"]
@@ -23,8 +23,8 @@ __all__ = ["run"]
 LAST = {"Mul", "Div", "Clip", "Reciprocal", "Min", "Max"}
 #: What makes an activation of a line: every formula has one of them.
 BENT = {"Sigmoid", "HardSigmoid", "Exp", "Erf", "Tanh", "Softplus", "Clip", "Relu", "Min", "Max", "Elementwise"}
-#: The longest formula is that of gelu_tanh, with eight operators.
-DEPTH, MOST_OPERATORS = 9, 10
+#: The longest formula is that of gelu_tanh, with eight nodes; written out without sharing, it is not much longer.
+MOST_NODES, MOST_OPERATORS = 10, 24
 GATE = ("tanh", ("mul", math.sqrt(2 / math.pi), ("add", 0, ("mul", 0.044715, ("mul", 0, ("mul", 0, 0))))))
 SIGMOID = ("reciprocal", ("add", 1.0, ("exp", ("neg", 0))))
 #: formula, what it is
@@ -68,7 +68,7 @@ def _activation(rewriter: Rewriter, last: Node) -> tuple[str, Any] | None:
     for source in sorted(values, key=lambda name: name in inner):
         if rewriter.shape(source) != rewriter.shape(last.outputs[0]):
             continue
-        formula = _formula(cone, last.outputs[0], source, DEPTH)
+        formula = _formula(cone, last.outputs[0], {source: 0})
         if formula is not None:
             form = canonical(formula)
             found = next((activation for pattern, activation in FORMS if same(form, pattern)), None)
@@ -83,18 +83,19 @@ def _cone(rewriter: Rewriter, last: Node) -> dict[str, tuple[Node, Any, list[str
     waiting = [last]
     for node in waiting:
         read = expression_of(rewriter, node) if node.outputs[0] not in cone else None
-        if read is not None and len(cone) < MOST_OPERATORS:
+        if read is not None and len(cone) < MOST_NODES:
             cone[node.outputs[0]] = (node, *read)
             waiting += [found for name in read[1] if (found := rewriter.producer(name)) is not None]
     return cone
 
 
-def _formula(cone: dict[str, tuple[Node, Any, list[str]]], name: str, source: str, depth: int) -> Any:
-    """What a value is as a function of `source`; None where something else is in it."""
-    if name == source:
-        return 0
-    if name not in cone or not depth:
-        return None
-    _, expression, names = cone[name]
-    inner = {at: _formula(cone, leaf, source, depth - 1) for at, leaf in enumerate(names)}
-    return None if None in inner.values() else substitute(expression, inner)
+def _formula(cone: dict[str, tuple[Node, Any, list[str]]], name: str, known: dict[str, Any]) -> Any:
+    """What a value is as a function of those that are `known`; None where something else is in it, or where it is long."""
+    if name not in known:
+        known[name] = None
+        _, expression, names = cone[name] if name in cone else (None, None, list[str]())
+        inner = {at: _formula(cone, leaf, known) for at, leaf in enumerate(names)}
+        if inner and None not in inner.values():
+            whole = substitute(expression, inner)
+            known[name] = whole if size_of(whole) <= MOST_OPERATORS else None
+    return known[name]

@@ -15,7 +15,7 @@ import numpy as np
 from ..ir import OWN, Node
 from .rewrite import Rewriter
 
-__all__ = ["CHEAP", "canonical", "expression_of", "same", "size_of", "substitute"]
+__all__ = ["CHEAP", "MAX_INPUTS", "VARIADIC", "canonical", "expression_of", "same", "size_of", "substitute"]
 
 BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "PRelu": "prelu"}
 VARIADIC = {"Sum": "add", "Mean": "add", "Min": "min", "Max": "max"}
@@ -35,6 +35,8 @@ PARAMETERS: dict[str, tuple[str, dict[str, float]]] = {
 }
 #: Every operator of ONNX that is read here.
 READ = {*BINARY, *VARIADIC, *UNARY, *PARAMETERS, "Clip", "Gelu", "Swish"}
+#: A kernel of more streams than this gains nothing.
+MAX_INPUTS = 8
 #: Operators that cost about as much as a load.
 CHEAP = {"add", "sub", "mul", "neg", "abs", "min", "max", "relu", "clip"}
 #: How many floats follow the operand.
@@ -44,10 +46,15 @@ CLOSE = 1e-6
 
 
 def expression_of(rewriter: Rewriter, node: Node) -> tuple[Any, list[str]] | None:
-    """A node's expression and what its leaves stand for; None for anything but float32 element-wise operators."""
+    """A node's expression and what its leaves stand for; None for anything but float32 element-wise operators.
+
+    Also None for a Sum (Mean, Min, Max) of more than `MAX_INPUTS` values, which `fuse_elementwise` takes apart.
+    """
     if (node.op, node.domain) == ("Elementwise", OWN):
         return node.get("expression"), list(node.inputs)
     if node.op not in READ or node.domain or rewriter.dtype(node.outputs[0]) != "float32":
+        return None
+    if len(node.inputs) > MAX_INPUTS:
         return None
     leaves = _Leaves(rewriter, node)
     expression = _read(node, leaves)

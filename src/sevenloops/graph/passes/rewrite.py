@@ -7,6 +7,7 @@ pass scans the graph again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -85,8 +86,9 @@ class Rewriter:
         """Who needs a value besides `reader`, in words; None where nobody does."""
         if name in self._outputs:
             return f"{name} is an output of the graph"
-        found = [node.label for node in self.readers(name) if node is not reader]
-        return f"{name} is also read by {', '.join(found[:3])}" if found else None
+        others = (node.label for key in self._readers.get(name, ()) if (node := self._nodes[key]) is not reader)
+        found = list(itertools.islice(others, 3))  # a value may have thousands
+        return f"{name} is also read by {', '.join(found)}" if found else None
 
     def constant(self, name: str) -> Array | None:
         """The array of a constant; None for anything else."""
@@ -146,10 +148,10 @@ class Rewriter:
         """Put new nodes where `at` stands and remove `at` and the nodes of `drop`."""
         place = self._slot[_key(at)]
         slot = self._slots[place]
-        before = next(index for index, node in enumerate(slot) if node is at)
-        for node in (at, *drop):
-            before -= node is not at and node in slot[:before]
+        for node in drop:
             self._unlink(node)
+        before = next(index for index, node in enumerate(slot) if node is at)
+        self._unlink(at)
         slot[before:before] = new
         for node in new:
             self._link(node, place)

@@ -82,7 +82,7 @@ def _differ(rewriter: Rewriter, concat: Node, towers: list[list[Node]]) -> str |
 
 def _expression(rewriter: Rewriter, node: Node) -> object:
     read = expression_of(rewriter, node)
-    return None if read is None else read[0]
+    return None if read is None else repr(read[0])  # as which 0, the value, is not 0.0
 
 
 def _not_all(rewriter: Rewriter, found: list[Cut]) -> str | None:

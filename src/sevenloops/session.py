@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from .graph.onnx_weights import release
 from .graph.passes import PASSES, optimise
 from .graph.plan import Plan, StepTime, compile_plan
 from .graph.shapes import infer
+from .locks import renewed_lock
 from .problem import Problem
 from .schedule import Schedule
 
@@ -86,7 +86,7 @@ class InferenceSession:
         self._packed: dict[tuple[Any, ...], Packed] = {}
         self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
         self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
-        self._lock = threading.RLock()
+        self._lock = renewed_lock(self, "_lock")
         self._warned: set[str] = set()
         self._arena: Array | None = None
         self._inputs = {value.name: value for value in self.graph.inputs}

@@ -7,10 +7,11 @@ So every loaded kernel has its own thread count, and one image serves them all.
 from __future__ import annotations
 
 import ctypes
-import threading
+import sys
 from dataclasses import dataclass
 from typing import Any
 
+from ..locks import renewed_lock
 from ..machine import Machine
 from .build import KernelImage
 from .link import LINKED, Linked
@@ -77,7 +78,7 @@ def _ready(image: KernelImage, machine: Machine, runtime: _Runtime | None) -> Co
     return Jitted(objects, runtime.exports if runtime else {})
 
 
-_LOCK = threading.Lock()
+_LOCK = renewed_lock(sys.modules[__name__], "_LOCK")
 _the_runtime: _Runtime | None = None
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import CompileError, CompileTimeout
+from ..locks import renewed_lock
 from .build import LLVM_ARGS
 
 __all__ = ["TIME_LIMIT_S", "Worker", "compile_all", "run_job"]
@@ -99,7 +100,7 @@ class Worker:
 
 
 _idle: list[Worker] = []
-_lock = threading.Lock()
+_lock = renewed_lock(sys.modules[__name__], "_lock")
 _owner_pid = os.getpid()
 
 

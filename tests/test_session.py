@@ -356,6 +356,16 @@ def test_old_plans_go() -> None:
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
 
 
+def test_packed_weights_go_with_the_last_plan_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sevenloops.session.MAX_PLANS", 1)
+    session = InferenceSession(network("residual block"))
+    for size in (8, 90):  # whose layers have other tiles, and with them other packed weights
+        session.run(None, {"x": random(1, 3, size, size)})
+    read = {id(array) for array in session.plan({"x": (1, 3, 90, 90)})._keep}
+    assert session._packed
+    assert {id(array) for array in session._packed.values()} <= read
+
+
 def test_no_warning_where_all_is_compiled() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -19,7 +19,7 @@ MAX_LINES = 400
 ROOMS = {
     "values": "errors locks epilogue sizes shift problem descriptor schedule machine machine_detect machine_measure paths "
     "reference",
-    "tools": "arrays inputs weights records",
+    "tools": "arrays inputs recent weights records",
     "algorithms": "algorithms",
     "layers": "layers",
     "choice": "choice",

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from . import records
 from .arrays import as_array
 from .choice import check_accuracy
-from .compile import Packed, resolve_threads
+from .compile import resolve_threads
 from .descriptor import parse_problem
 from .errors import DtypeError, FallbackWarning, GraphError
 from .graph.ir import Graph, Value
@@ -83,7 +84,7 @@ class InferenceSession:
         self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
         self.graph = _graph(model)
         self._schedules = {parse_problem(p) if isinstance(p, str) else p: s for p, s in (schedules or {}).items()}
-        self._packed: dict[tuple[Any, ...], Packed] = {}
+        self._packed: WeakValueDictionary[tuple[Any, ...], Array] = WeakValueDictionary()  # they live as long as a plan
         self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
         self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
         self._lock = renewed_lock(self, "_lock")

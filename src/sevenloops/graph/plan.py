@@ -10,7 +10,7 @@ import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ import numpy as np
 
 from ..arrays import address, aligned_empty
 from ..compile import Kernel, compile, compile_kept
-from ..compile.kernel import Packed
 from ..compile.layer import compile_layer, layer_kept, layer_of
 from ..compile.runtime import LoadedKernel, step_list
 from ..compile.workers import compile_all
@@ -36,7 +35,7 @@ __all__ = ["Plan", "PlannedStep", "StepTime", "compile_plan"]
 
 Array = np.ndarray[Any, Any]
 OnDone = Callable[[str, int, int], None]
-Store = dict[tuple[Any, ...], Packed]
+Store = MutableMapping[tuple[Any, ...], Array]
 
 
 @dataclass(frozen=True)
@@ -177,18 +176,19 @@ class Plan:
         return address(array)
 
     def _pack(self, weights: Weights, kernel: Kernel, store: Store) -> Array:
-        """The weights as a kernel reads them; packed once for all plans of a session, and not kept as they were."""
+        """The weights as a kernel reads them; packed once for all plans that `store` serves, and not kept as they were."""
         as_stored = kernel.algorithm in ("gemv", "naive")
         array = weights.take()
         made = _sample(array) if file_of(array) is None else b""
         key = (weights.key, made, None if as_stored else kernel.schedule, kernel.image.pack_buffers[-1].shape)
-        if key not in store:
-            store[key] = Packed(aligned(array), ()) if as_stored else kernel.pack(array)
+        packed = store.get(key)
+        if packed is None:
+            packed = store[key] = aligned(array) if as_stored else kernel.pack(array).array
         self._unpacked[weights.key] -= 1
         if not self._unpacked[weights.key]:
             del self._unpacked[weights.key]
             release(array)
-        return store[key].array
+        return packed
 
     def _segmented(self) -> list[tuple[int, int]]:
         """Runs of steps (first, behind the last) for one native call each; a step in Python stands alone."""

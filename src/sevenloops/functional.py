@@ -63,7 +63,7 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any 
         threads: at most this many threads; never more than the process may use. The result does not depend on it.
         algorithm, schedule: force one instead of the choice (a tuned record, else the cost model).
         accuracy: `"fast"` allows every algorithm inside the error bound of its row, `"strict"` only those that accumulate
-            as the definition does.
+            as the definition does. A NaN or an infinity may reach the outputs around those that see it with `"fast"`.
 
     Returns the result, `(n, oc, oh, ow)` or `(n, oh, ow, oc)`.
     Raises `ProblemError`, `ArrayError`, `DtypeError`, `Unsupported`, `ScheduleError`, `CompileError`.

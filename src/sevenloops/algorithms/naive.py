@@ -114,13 +114,13 @@ def _define_conv(problem: ConvProblem) -> Definition:
         coords.append(hl.clamp(i, 0, g.size[at] - 1))
     group = c // g.oc
     ic = group * g.ic + taps[0]
-    value = hl.select(inside, x[(ic, *coords, n)], zero)
+    value = x[(ic, *coords, n)]
     kernel = (taps[1], taps[2], taps[3])
     weight = w[(*kernel, c % g.oc, ic)] if problem.transposed else w[(*kernel, taps[0], c)]
 
     sums, out = hl.Func("sums"), hl.Func("out")  # [oc, ox, oy, oz, n]
     sums[c, ox, oy, oz, n] = zero
-    sums[c, ox, oy, oz, n] += value * weight
+    sums[c, ox, oy, oz, n] += hl.select(inside, value * weight, zero)
     residual = named["residual"][c, ox, oy, oz, n] if "residual" in named else None
     bias = named["bias"][c] if "bias" in named else None
     out[c, ox, oy, oz, n] = apply_epilogue(problem.epilogue, hl.Expr(sums[c, ox, oy, oz, n]), bias, residual)
@@ -167,6 +167,7 @@ NAIVE = Algorithm(
     define=define,
     macs_executed=_macs,
     workspace_bytes=lambda problem, s, threads: 0,
+    edges="none",
     cost=cost,
     kinds=(ConvProblem, GemmProblem),
 )

@@ -49,7 +49,8 @@ def same(y: Array, expected: Array) -> Array:
     """Where y is the expected number, within a rounding error, or the same NaN or infinity."""
     finite = np.isfinite(y) & np.isfinite(expected)
     close = np.abs(np.where(finite, y, 0) - np.where(finite, expected, 0)) <= 1e-3
-    return np.where(finite, close, (y == expected) | (np.isnan(y) & np.isnan(expected)))
+    right: Array = (finite & close) | (y == expected) | (np.isnan(y) & np.isnan(expected))
+    return right
 
 
 def seen(problem: Problem, name: str, operands: Operands, at: tuple[int, ...]) -> Array:

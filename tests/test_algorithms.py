@@ -158,3 +158,23 @@ def test_a_bound_call_gives_the_same(name: str) -> None:
     bound.run()
     assert bound.out is operands.out
     np.testing.assert_array_equal(operands.out, expected)
+
+
+#: Numbers that float32 rounds, in every place where a float64 problem has a number.
+DOUBLE_NUMBERS = [
+    "gemm m5 n7 k3 alpha=0.1 beta=-0.7 float64",
+    "gemm m5 n7 k3 alpha=0.1 bias act=leaky_relu:0.3 res=before float64",
+    "gemm m5 n7 k3 act=clip:-0.1:0.7 float64",
+    "gemm m5 n7 k3 act=hard_swish float64",
+    "gemm m5 n7 k3 act=silu float64",
+    "mb1 ic3 ih5 iw6 oc4 kh3 kw3 ph1 pw1 bias act=leaky_relu:0.3 res=after float64",
+    "mb1 ic3 ih5 iw6 oc4 kh3 kw3 sh2 sw2 transposed act=clip:-0.1:0.7 float64",
+    "mb1 ic3 ih5 iw6 oc4 kh3 kw3 act=sigmoid float64",
+]
+
+
+@pytest.mark.parametrize("text", DOUBLE_NUMBERS)
+def test_no_number_of_a_float64_problem_is_rounded_to_float32(text: str) -> None:
+    problem = parse_problem(text)
+    operands = Operands(problem, integers=False)
+    np.testing.assert_allclose(run(sevenloops.compile(problem), operands), operands.expected(), rtol=1e-13, atol=1e-15)

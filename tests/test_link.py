@@ -25,6 +25,7 @@ from sevenloops.errors import CompileError
 from sevenloops.inputs import make_inputs
 from sevenloops.machine import Machine
 from sevenloops.problem import Problem
+from sevenloops.recent import Recent
 from sevenloops.schedule import Schedule
 
 pytestmark = pytest.mark.skipif(not links(Machine.host()), reason="LLVM links on this system")
@@ -119,14 +120,14 @@ def test_machines_whose_objects_are_left_to_llvm() -> None:
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEVENLOOPS_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(choices, "_known", {})
+    monkeypatch.setattr(choices, "_known", Recent())
     choices._state.cache_clear()
     return tmp_path
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a new process."""
-    monkeypatch.setattr(choices, "_known", {})
+    monkeypatch.setattr(choices, "_known", Recent())
     choices._state.cache_clear()
 
 
@@ -169,14 +170,14 @@ def test_a_kept_schedule_that_does_not_fit_is_not_used(own_cache: Path, monkeypa
 
 
 def test_a_kernel_is_kept_only_when_choice_and_code_are(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["sevenloops.compile"], "_kernels", {})
+    monkeypatch.setattr(sys.modules["sevenloops.compile"], "_kernels", Recent())
     problem = parse_problem("mb1 ic3 ih5 iw6 oc7 kh2 kw2")
     assert compile_kept(problem) is None
     kernel = sevenloops.compile(problem)
-    sys.modules["sevenloops.compile"]._kernels.clear()
+    monkeypatch.setattr(sys.modules["sevenloops.compile"], "_kernels", Recent())
     again = compile_kept(problem)
     assert isinstance(again, Kernel) and again is not kernel
     assert (again.schedule, again.why) == (kernel.schedule, kernel.why)
-    sys.modules["sevenloops.compile"]._kernels.clear()
+    monkeypatch.setattr(sys.modules["sevenloops.compile"], "_kernels", Recent())
     os.remove(own_cache / "kernels" / f"{store.image_key(problem, kernel.schedule, kernel.machine)}.7k")
     assert compile_kept(problem) is None

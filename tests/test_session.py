@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -354,6 +355,20 @@ def test_old_plans_go() -> None:
         session.run(None, {"x": random(1, 3, 9, 8)})
     assert session.plan({"x": x.shape}) is not first
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
+
+
+def test_packed_weights_go_with_the_last_plan_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sevenloops.session.MAX_PLANS", 1)
+    session = InferenceSession(network("residual block"))
+    packed = []
+    for size in (8, 90):  # whose layers have other tiles, and with them other packed weights
+        session.run(None, {"x": random(1, 3, size, size)})
+        arrays = [a for found in session.plan({"x": (1, 3, size, size)}).packed.values() for a in found.values()]
+        packed.append([weakref.ref(array) for array in arrays])
+        del arrays
+    kept = {id(array()) for array in packed[1]}
+    assert packed[0] and any(array() is None for array in packed[0])
+    assert all(array() is None or id(array()) in kept for array in packed[0])
 
 
 def test_no_warning_where_all_is_compiled() -> None:

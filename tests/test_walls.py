@@ -19,9 +19,9 @@ MAX_LINES = 400
 #: The rooms from the bottom up, each with its modules: a module imports from its own room and from those above it in
 #: this list. The first are the values; the package's `__init__` ("sevenloops") shows what users see; nobody imports cli.
 ROOMS = {
-    "values": "errors epilogue sizes shift problem descriptor schedule machine machine_detect machine_measure paths "
+    "values": "errors locks epilogue sizes shift problem descriptor schedule machine machine_detect machine_measure paths "
     "reference",
-    "tools": "arrays inputs weights records",
+    "tools": "arrays inputs recent weights records",
     "algorithms": "algorithms",
     "layers": "layers",
     "choice": "choice",

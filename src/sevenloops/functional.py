@@ -14,11 +14,11 @@ import numpy as np
 from . import records
 from .arrays import address, as_array, check_output
 from .compile import Kernel, compile
-from .compile.kernel import Packed
 from .compile.relayout import channels_first, channels_last
 from .epilogue import Epilogue
 from .errors import ArrayError, DtypeError, ProblemError
 from .problem import DTYPES, ConvProblem, GemmProblem
+from .recent import Recent
 from .schedule import Schedule
 from .shift import Shift
 
@@ -31,8 +31,8 @@ Array = np.ndarray[Any, Any]
 Options = dict[str, Any]
 
 #: Kernels by everything in a call that they depend on; only shapes and plain values are in a key.
-_conv_kernels: dict[Any, Kernel] = {}
-_gemm_kernels: dict[Any, Kernel] = {}
+_conv_kernels: Recent[Any, Kernel] = Recent()
+_gemm_kernels: Recent[Any, Kernel] = Recent()
 LAYOUTS = ("NCHW", "NHWC")
 
 
@@ -63,7 +63,7 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any 
         threads: at most this many threads; never more than the process may use. The result does not depend on it.
         algorithm, schedule: force one instead of the choice (a tuned record, else the cost model).
         accuracy: `"fast"` allows every algorithm inside the error bound of its row, `"strict"` only those that accumulate
-            as the definition does.
+            as the definition does. A NaN or an infinity may reach the outputs around those that see it with `"fast"`.
 
     Returns the result, `(n, oc, oh, ow)` or `(n, oh, ow, oc)`.
     Raises `ProblemError`, `ArrayError`, `DtypeError`, `Unsupported`, `ScheduleError`, `CompileError`.
@@ -158,25 +158,24 @@ def _conv(
         shift,
     )  # fmt: skip
     try:
-        kernel = _conv_kernels.get(key)
+        kernel = _conv_kernels.find(key)
     except TypeError:  # lists among the arguments
         key = _freeze(key)
-        kernel = _conv_kernels.get(key)
+        kernel = _conv_kernels.find(key)
     if kernel is None:
         where = None if residual is None else "before"
         epilogue = Epilogue(bias is not None, activation, tuple(activation_params), where)
         problem = _conv_problem(rank, x, weight, stride, padding, dilation, groups, output_padding, layout, epilogue, shift)
         kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads, accuracy=accuracy)
-        _conv_kernels[key] = kernel
-    packed = kernel.pack_for_call(weight)
+        _conv_kernels.keep(key, kernel)
     bias = None if bias is None else np.ascontiguousarray(bias)
     if layout == "NHWC":
         residual = None if residual is None else np.ascontiguousarray(as_array("residual", residual))
-        return kernel(np.ascontiguousarray(x), packed, bias=bias, residual=residual, out=out)
-    return _conv_nchw(kernel, x, packed, bias, residual, out)
+        return kernel.once(np.ascontiguousarray(x), weight, bias=bias, residual=residual, out=out)
+    return _conv_nchw(kernel, x, weight, bias, residual, out)
 
 
-def _conv_nchw(kernel: Kernel, x: Array, packed: Packed, bias: Any, residual: Any, out: Any) -> Array:
+def _conv_nchw(kernel: Kernel, x: Array, weight: Array, bias: Any, residual: Any, out: Any) -> Array:
     if residual is not None:
         shape = nchw_shape(kernel.problem.y_shape)
         residual = as_array("residual", residual)
@@ -188,10 +187,10 @@ def _conv_nchw(kernel: Kernel, x: Array, packed: Packed, bias: Any, residual: An
         shape = nchw_shape(kernel.problem.y_shape)
         target = np.moveaxis(out, 1, -1) if isinstance(out, np.ndarray) and out.ndim == len(shape) else out
         if isinstance(target, np.ndarray) and target.flags.c_contiguous and target.shape == kernel.problem.y_shape:
-            kernel(inner, packed, bias=bias, residual=residual, out=target)
+            kernel.once(inner, weight, bias=bias, residual=residual, out=target)
             return out  # type: ignore[no-any-return]
         check_output(out, shape, kernel.problem.dtype, {"x": x})
-    y = kernel(inner, packed, bias=bias, residual=residual)
+    y = kernel.once(inner, weight, bias=bias, residual=residual)
     if out is None and not x.flags.c_contiguous and address(inner) == address(x):
         return np.moveaxis(y, -1, 1)  # channels-last in, channels-last out
     return channels_first(y, kernel.threads, out)
@@ -297,7 +296,7 @@ def _product(
         a.shape, b.shape, trans_a, trans_b, a.dtype.char, b.dtype.char, epilogue, threads, algorithm, schedule, accuracy,
         records.generation,
     )  # fmt: skip
-    kernel = _gemm_kernels.get(key)
+    kernel = _gemm_kernels.find(key)
     if kernel is None:
         dtype = _common_dtype(a, b)
         k, m = a.shape if trans_a else a.shape[::-1]
@@ -306,5 +305,5 @@ def _product(
             raise ProblemError(f"a product needs at least one row, column and term, got m={m}, n={n}, k={k}")
         problem = GemmProblem(m, n, k, trans_a, trans_b, epilogue=epilogue, dtype=dtype)
         kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads, accuracy=accuracy)
-        _gemm_kernels[key] = kernel
-    return kernel(a, kernel.pack_for_call(b), bias=bias, out=out)
+        _gemm_kernels.keep(key, kernel)
+    return kernel.once(a, b, bias=bias, out=out)

@@ -12,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import threading
+import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import machine_detect
 from .errors import DtypeError, SevenLoopsError
+from .locks import renewed_lock
 from .machine_detect import allowed_cores, allowed_cpus
 from .problem import DTYPES
 
@@ -202,7 +203,7 @@ def _is_speed(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
-_LOCK = threading.Lock()
+_LOCK = renewed_lock(sys.modules[__name__], "_LOCK")
 #: What is known of this machine in this process, by instruction set.
 _KNOWN: dict[str, Machine] = {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from .graph.passes import PASSES, optimise
 from .graph.passes.float32 import costs
 from .graph.plan import Plan, StepTime, compile_plan
 from .graph.shapes import infer
+from .locks import renewed_lock
 from .problem import Problem
 from .schedule import Schedule
 
@@ -90,7 +90,7 @@ class InferenceSession:
         self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
         self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
         self._longest = 1  # plans that one run takes: more where sizes depend on values
-        self._lock = threading.RLock()
+        self._lock = renewed_lock(self, "_lock")
         self._warned: set[str] = set()
         self._arena: Array | None = None
         self._outputs = frozenset(self.graph.outputs)

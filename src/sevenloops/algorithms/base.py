@@ -56,6 +56,12 @@ class Algorithm:
     `accumulates_as_defined` says that every output is the sum of the definition's products, in some order of its terms:
     what `accuracy="strict"` keeps to. Algorithms that transform their input (Winograd, FFT) say False.
 
+    `spreads` and `edges` say which outputs a NaN or an infinity can reach. `spreads(problem, schedule)` gives the outputs of
+    a tile along each axis, for algorithms that transform: an input that one of them sees reaches all of them, and a weight
+    all outputs of its channel. None: only outputs that have a product with it. `edges` is what becomes of a weight whose
+    tap lies outside the image: `"zeros"` multiplies it by zero, which is NaN if it is not finite, `"none"` leaves the
+    product out, `"either"` depends on the schedule and the output.
+
     `cost(problem, schedule, machine)` predicts the seconds of one call on all cores, weights packed, inputs where the
     call before left them (in the caches, if they fit); by it algorithms are compared where nothing has been tuned. It is a
     sum of `cost.phase_s`, one for each loop over all cores; it must be quick (some 0.1 ms), measure nothing, and depend on
@@ -76,6 +82,8 @@ class Algorithm:
     tolerance: float = 3e-6
     exact_on_integers: bool = True
     accumulates_as_defined: bool = True
+    spreads: Callable[[Any, Schedule], tuple[int, ...]] | None = None
+    edges: str = "zeros"
     cost: Callable[[Any, Schedule, Machine], float] | None = None
 
     def predicted_s(self, problem: Problem, schedule: Schedule, machine: Machine) -> float:

@@ -387,5 +387,6 @@ DEPTHWISE = Algorithm(
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,
+    edges="either",
     cost=cost,
 )

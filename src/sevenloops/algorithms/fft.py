@@ -227,5 +227,6 @@ FFT = Algorithm(
     tolerance=5e-6,
     exact_on_integers=False,
     accumulates_as_defined=False,
+    spreads=lambda problem, s: (_plan(problem, s).y.outputs, _plan(problem, s).x.outputs),
     cost=predicted_s,
 )

@@ -169,5 +169,6 @@ KN2ROW = Algorithm(
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,
+    edges="either",
     cost=predicted_s,
 )

@@ -191,5 +191,6 @@ MEC = Algorithm(
     macs_executed=_macs,
     workspace_bytes=_workspace,
     parameters=PARAMETERS,
+    edges="either",
     cost=predicted_s,
 )

@@ -67,14 +67,14 @@ def _define_gemm(problem: GemmProblem) -> Definition:
         specs.append(("c", problem.y_shape))
         extra.append(image("c", problem.y_shape, problem.dtype))
     named = dict(zip((name for name, _ in specs), extra))
-    t = hl_type(problem.dtype)
+    t, num = hl_type(problem.dtype), hl.f32 if problem.dtype == "float32" else hl.f64
     n, m = hl.Var("n"), hl.Var("m")
     k = hl.RDom([hl.Range(0, problem.k)], "k")
     sums, out = hl.Func("sums"), hl.Func("out")
     sums[n, m] = hl.cast(t, 0)
     sums[n, m] += (a[m, k[0]] if problem.trans_a else a[k[0], m]) * (b[k[0], n] if problem.trans_b else b[n, k[0]])
-    v = hl.Expr(sums[n, m]) * hl.cast(t, problem.alpha) if problem.alpha != 1 else hl.Expr(sums[n, m])
-    v = v + named["c"][n, m] * hl.cast(t, problem.beta) if "c" in named else v
+    v = hl.Expr(sums[n, m]) * num(problem.alpha) if problem.alpha != 1 else hl.Expr(sums[n, m])
+    v = v + named["c"][n, m] * num(problem.beta) if "c" in named else v
     bias = named["bias"][n] if "bias" in named else None
     out[n, m] = apply_epilogue(problem.epilogue, v, bias, named["residual"][n, m] if "residual" in named else None)
     out.bound(n, 0, problem.n).bound(m, 0, problem.m)
@@ -114,13 +114,13 @@ def _define_conv(problem: ConvProblem) -> Definition:
         coords.append(hl.clamp(i, 0, g.size[at] - 1))
     group = c // g.oc
     ic = group * g.ic + taps[0]
-    value = hl.select(inside, x[(ic, *coords, n)], zero)
+    value = x[(ic, *coords, n)]
     kernel = (taps[1], taps[2], taps[3])
     weight = w[(*kernel, c % g.oc, ic)] if problem.transposed else w[(*kernel, taps[0], c)]
 
     sums, out = hl.Func("sums"), hl.Func("out")  # [oc, ox, oy, oz, n]
     sums[c, ox, oy, oz, n] = zero
-    sums[c, ox, oy, oz, n] += value * weight
+    sums[c, ox, oy, oz, n] += hl.select(inside, value * weight, zero)
     residual = named["residual"][c, ox, oy, oz, n] if "residual" in named else None
     bias = named["bias"][c] if "bias" in named else None
     out[c, ox, oy, oz, n] = apply_epilogue(problem.epilogue, hl.Expr(sums[c, ox, oy, oz, n]), bias, residual)
@@ -167,6 +167,7 @@ NAIVE = Algorithm(
     define=define,
     macs_executed=_macs,
     workspace_bytes=lambda problem, s, threads: 0,
+    edges="none",
     cost=cost,
     kinds=(ConvProblem, GemmProblem),
 )

@@ -235,5 +235,6 @@ SHIFT = Algorithm(
     macs_executed=macs_executed,
     workspace_bytes=lambda problem, s, threads: 0,
     parameters=PARAMETERS,
+    edges="either",
     cost=lambda problem, s, machine: with_memory_s(machine, cost_cycles(problem, s, machine), problem.unique_bytes),
 )

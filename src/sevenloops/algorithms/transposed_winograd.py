@@ -148,5 +148,6 @@ TRANSPOSED_WINOGRAD = Algorithm(
     tolerance=1e-5,
     exact_on_integers=False,
     accumulates_as_defined=False,
+    spreads=lambda problem, s: (s.tile_height * problem.stride[0], s.tile_width * problem.stride[-1]),
     cost=lambda p, s, machine: with_memory_s(machine, cost_cycles(p, s, machine), p.unique_bytes),
 )

@@ -143,5 +143,6 @@ WINOGRAD = Algorithm(
     tolerance=2e-5,
     exact_on_integers=False,
     accumulates_as_defined=False,
+    spreads=lambda problem, s: (Plan.of(problem, s).my, Plan.of(problem, s).mx),
     cost=lambda p, s, machine: with_memory_s(machine, winograd_cost_cycles(p, s, machine), p.unique_bytes),
 )

@@ -11,6 +11,7 @@ from ..choice import check_accuracy, forced
 from ..errors import ProblemError, ScheduleError
 from ..machine import Machine, MachineError
 from ..problem import Problem
+from ..recent import Recent
 from ..schedule import Schedule
 from .build import KernelImage
 from .choices import chosen, kept
@@ -64,7 +65,7 @@ def compile(
     in_network: bool = False,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> Kernel:
-    """Compile a problem, or take the kernel from the cache; kernels are kept for the life of the process.
+    """Compile a problem, or take the kernel from the cache; the process keeps the `recent.MAX_KEPT` kernels used last.
 
     `algorithm` forces one by name, `schedule` a schedule of your own, `machine` a lesser instruction set of this machine.
     `threads` caps the threads of each call; it never changes the result. The same schedule serves any count.
@@ -136,7 +137,7 @@ def _check_runs_here(machine: Machine) -> None:
 
 
 #: Kernels by all that they depend on and by why they were chosen; those that differ in that alone share their code.
-_kernels: dict[tuple[Problem, Schedule, str, int, str | None], Kernel] = {}
+_kernels: Recent[tuple[Problem, Schedule, str, int, str | None], Kernel] = Recent()
 
 
 def _image(time_limit_s: float, problem: Problem, schedule: Schedule, machine: Machine) -> KernelImage:
@@ -152,13 +153,13 @@ def _compiled(
     from .runtime import load
 
     key = (problem, schedule, machine.build_key, threads)
-    kernel = _kernels.get((*key, why))
+    kernel = _kernels.find((*key, why))
     if kernel is None:
-        same = _kernels.get((*key, None))
+        same = _kernels.find((*key, None))
         image = same.image if same else image_of(problem, schedule, machine)
         if image is None:
             return None
         kernel = Kernel(problem, schedule, machine, threads, image, same.loaded if same else load(image, threads), why)
-        _kernels.setdefault((*key, None), kernel)
-        kernel = _kernels.setdefault((*key, why), kernel)
+        _kernels.keep((*key, None), kernel)
+        kernel = _kernels.keep((*key, why), kernel)
     return kernel

@@ -19,6 +19,7 @@ from ..errors import SevenLoopsError
 from ..machine import Machine
 from ..paths import read_file
 from ..problem import Problem
+from ..recent import Recent
 from ..schedule import Schedule
 from . import cache
 from .store import build_digest
@@ -27,7 +28,7 @@ __all__ = ["chosen", "kept"]
 
 Chosen = tuple[Schedule, str]
 #: What this process has chosen or read, by key.
-_known: dict[str, Chosen] = {}
+_known: Recent[str, Chosen] = Recent()
 
 
 def chosen(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, in_network: bool = False) -> Chosen:
@@ -36,7 +37,7 @@ def chosen(problem: Problem, machine: Machine, accuracy: str, algorithm: str | N
     found = _find(key, problem, machine)
     if found is None:
         choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm, in_network=in_network)
-        found = _known[key] = choice.schedule, choice.why
+        found = _known.keep(key, (choice.schedule, choice.why))
         header = json.dumps({"schedule": choice.schedule.to_json(), "why": choice.why})
         cache.write(key, header, b"", problem=str(problem), algorithm=f"(choice of {choice.schedule.algorithm})")
     return found
@@ -48,12 +49,11 @@ def kept(problem: Problem, machine: Machine, accuracy: str, in_network: bool = F
 
 
 def _find(key: str, problem: Problem, machine: Machine) -> Chosen | None:
-    if key not in _known:
-        found = _read(key, problem, machine)
-        if found is None:
-            return None
-        _known[key] = found
-    return _known[key]
+    found = _known.find(key)
+    if found is None:
+        read = _read(key, problem, machine)
+        found = read and _known.keep(key, read)
+    return found
 
 
 def _read(key: str, problem: Problem, machine: Machine) -> Chosen | None:

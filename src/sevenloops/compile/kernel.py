@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from .runtime import LoadedKernel
 __all__ = ["BoundCall", "Kernel", "Packed"]
 
 Array = np.ndarray[Any, Any]
-#: Larger buffers for packed weights are not kept between calls of the functional interface.
+#: Larger buffers for packed weights are not kept from call to call (`Kernel.once`), so a thread keeps at most twice as much.
 MAX_KEPT_BYTES = 64 * 2**20
 
 
@@ -30,6 +31,16 @@ class Packed:
 
     array: Array
     layout: tuple[Any, ...]
+
+
+class _Buffers(threading.local):
+    """This thread's buffers for packed weights, by their sizes, which are powers of two."""
+
+    def __init__(self) -> None:
+        self.by_bytes: dict[int, Array] = {}
+
+
+_buffers = _Buffers()
 
 
 class BoundCall:
@@ -77,7 +88,6 @@ class Kernel:
         self._row = ALGORITHMS[self.algorithm]
         is_gemm = isinstance(problem, GemmProblem)
         self._y_shape, self._dtype = problem.y_shape, np.dtype(problem.dtype)
-        self._scratch = threading.local()
         self._x_shape = problem.a_shape if isinstance(problem, GemmProblem) else problem.x_shape
         self._w_shape = problem.b_shape if isinstance(problem, GemmProblem) else problem.w_shape
         has = {"bias": problem.epilogue.bias, "residual": bool(problem.epilogue.residual)}
@@ -95,6 +105,8 @@ class Kernel:
         else:
             order = ()
         self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype, transform, *order)
+        n_bytes = math.prod(image.pack_buffers[-1].shape) * self._dtype.itemsize
+        self._buffer_bytes = 1 << max(12, (n_bytes - 1).bit_length())  # of `once`: kernels of similar sizes share one
         self._reads_as_stored = self.algorithm in ("gemv", "naive")
         self._pitch = problem.out_pitch if isinstance(problem, ConvProblem) else 0
 
@@ -121,33 +133,40 @@ class Kernel:
             raise _failure(self, code)
         return Packed(packed, self._layout)
 
-    def pack_for_call(self, weights: Array) -> Packed:
-        """As `pack`, but the result is only good until this thread's next call of it.
+    def once(self, x: Any, weights: Array, *, bias: Any = None, residual: Any = None, out: Any = None) -> Array:
+        """As a call with `pack(weights)`, for weights that may be others the next time.
 
-        The packed weights go into a buffer that is kept, or are the weights themselves where the algorithm reads them as
-        they are stored (gemv, naive).
+        The packed weights go into a buffer that the thread keeps, or are the weights themselves where the algorithm reads
+        them as they are stored (gemv, naive). Raises as `pack` and the call do.
         """
         weights = np.ascontiguousarray(weights)
         check_array(self._names[1], weights, self._w_shape, self._dtype)
         if self._reads_as_stored:
-            return Packed(weights, self._layout)
-        packed: Packed | None = getattr(self._scratch, "packed", None)
-        if packed is None:
-            packed = Packed(aligned_empty(self.image.pack_buffers[-1].shape, self._dtype), self._layout)
-            if packed.array.nbytes < MAX_KEPT_BYTES:
-                self._scratch.packed = packed
-        code = self.loaded.pack(address(weights), address(packed.array))
+            return self._call(self._arrays(x, weights, bias, residual, None, out))
+        # Taken out while it is in use: what interrupts this call (a signal, a finalizer) may call kernels too.
+        kept = _buffers.by_bytes
+        buffer = kept.pop(self._buffer_bytes, None)
+        if buffer is None:
+            buffer = aligned_empty((self._buffer_bytes,), np.uint8)
+        arrays = self._arrays(x, buffer, bias, residual, None, out)
+        code = self.loaded.pack(address(weights), address(buffer))
         if code:
             raise _failure(self, code)
-        return packed
+        y = self._call(arrays)
+        if self._buffer_bytes <= MAX_KEPT_BYTES:
+            kept[self._buffer_bytes] = buffer
+        return y
 
-    def _arrays(self, x: Any, packed: Packed, bias: Any, residual: Any, c: Any, out: Any) -> list[Array]:
-        """All arguments in calling order, checked; `out` is made if it is None."""
-        dtype, y_shape = self._dtype, self._y_shape
+    def _unpacked(self, packed: Packed) -> Array:
         if not isinstance(packed, Packed) or packed.layout != self._layout:
             raise ArrayError(f"{self._names[1]} must come from this kernel's pack(); got {_describe(packed)}")
+        return packed.array
+
+    def _arrays(self, x: Any, packed: Array, bias: Any, residual: Any, c: Any, out: Any) -> list[Array]:
+        """All arguments in calling order, checked; `out` is made if it is None."""
+        dtype, y_shape = self._dtype, self._y_shape
         check_array(self._names[0], x, self._x_shape, dtype)
-        arrays = [x, packed.array]
+        arrays = [x, packed]
         names = self._optional
         if names or bias is not None or residual is not None or c is not None:
             for name, value in (("bias", bias), ("residual", residual), ("c", c)):
@@ -174,7 +193,9 @@ class Kernel:
         `out_pitch`, which must be given: a slice of the channels of a tensor of so many. Returns `out`.
         Raises `ArrayError`, `DtypeError`, `KernelError`.
         """
-        arrays = self._arrays(x, packed, bias, residual, c, out)
+        return self._call(self._arrays(x, self._unpacked(packed), bias, residual, c, out))
+
+    def _call(self, arrays: list[Array]) -> Array:
         code = self.loaded.run(*[address(array) for array in arrays])
         if code:
             raise _failure(self, code)
@@ -184,7 +205,7 @@ class Kernel:
         self, x: Any, packed: Packed, *, bias: Any = None, residual: Any = None, c: Any = None, out: Any = None
     ) -> BoundCall:
         """Check the arguments of a call once, to repeat it without overhead. The arrays are kept, not copied."""
-        return BoundCall(self, self._arrays(x, packed, bias, residual, c, out))
+        return BoundCall(self, self._arrays(x, self._unpacked(packed), bias, residual, c, out))
 
     def explain(self, *, disassembly: bool = False) -> str:
         """Equation, choice, loop nest, register tile, work and floor times as text; see `sevenloops explain`."""

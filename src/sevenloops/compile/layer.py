@@ -11,6 +11,7 @@ from ..arrays import address
 from ..errors import KernelError
 from ..layers import LAYERS
 from ..machine import Machine
+from ..recent import Recent
 from ..schedule import Schedule
 from .runtime import LoadedKernel, load
 from .store import kept_image, kernel_image
@@ -18,7 +19,7 @@ from .workers import TIME_LIMIT_S
 
 __all__ = ["compile_layer", "layer_kept", "layer_kernel", "layer_of", "run_layer"]
 
-_loaded: dict[tuple[Any, int], LoadedKernel] = {}
+_loaded: Recent[tuple[Any, int], LoadedKernel] = Recent()
 
 
 def layer_of(problem: Any) -> Algorithm:
@@ -40,19 +41,19 @@ def layer_kernel(
 
 def layer_kept(problem: Any, threads: int) -> LoadedKernel | None:
     """As `compile_layer` if the code is in this process or in the cache, which takes a millisecond; else None."""
-    if (problem, threads) not in _loaded:
+    kernel = _loaded.find((problem, threads))
+    if kernel is None:
         machine = Machine.host()
         image = kept_image(problem, layer_of(problem).schedules(problem, machine)[0], machine)
-        if image is not None:
-            _loaded.setdefault((problem, threads), load(image, threads))
-    return _loaded.get((problem, threads))
+        kernel = None if image is None else _loaded.keep((problem, threads), load(image, threads))
+    return kernel
 
 
 def compile_layer(problem: Any, threads: int) -> LoadedKernel:
     """The best schedule of the layer that computes a problem; compiled on first use, then kept."""
-    kernel = _loaded.get((problem, threads))
+    kernel = _loaded.find((problem, threads))
     if kernel is None:
-        kernel = _loaded.setdefault((problem, threads), layer_kernel(layer_of(problem), problem, threads))
+        kernel = _loaded.keep((problem, threads), layer_kernel(layer_of(problem), problem, threads))
     return kernel
 
 
@@ -61,8 +62,8 @@ def run_layer(row: Algorithm, problem: Any, threads: int, *arrays: np.ndarray[An
 
     Nothing is checked: shapes and dtypes must be the problem's. Compiled on first use, then kept. Raises `KernelError`.
     """
-    kernel = _loaded.get((problem, threads))
+    kernel = _loaded.find((problem, threads))
     if kernel is None:
-        kernel = _loaded.setdefault((problem, threads), layer_kernel(row, problem, threads))
+        kernel = _loaded.keep((problem, threads), layer_kernel(row, problem, threads))
     if kernel.run(*map(address, arrays)):
         raise KernelError(f"{problem} failed (out of memory?)")

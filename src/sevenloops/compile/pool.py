@@ -344,6 +344,7 @@ class PoolThreads:
             thread.join(1.0)
 
     def _after_fork(self) -> None:
-        for name, value in (("workers", 0), ("sleepers", 0), ("busy", 0), ("gate", CLOSED), ("ids", 0)):
+        left = {"workers": 0, "sleepers": 0, "busy": 0, "gate": CLOSED, "ids": 0, "scratch.lock": 0}
+        for name, value in left.items():  # as the parent's threads, which are not here, had them
             self._word(name).value = value
         self.start()

@@ -7,10 +7,11 @@ So every loaded kernel has its own thread count, and one image serves them all.
 from __future__ import annotations
 
 import ctypes
-import threading
+import sys
 from dataclasses import dataclass
 from typing import Any
 
+from ..locks import renewed_lock
 from ..machine import Machine
 from .build import KernelImage
 from .link import LINKED, Linked
@@ -77,7 +78,7 @@ def _ready(image: KernelImage, machine: Machine, runtime: _Runtime | None) -> Co
     return Jitted(objects, runtime.exports if runtime else {})
 
 
-_LOCK = threading.Lock()
+_LOCK = renewed_lock(sys.modules[__name__], "_LOCK")
 _the_runtime: _Runtime | None = None
 
 
@@ -102,7 +103,9 @@ def called(image: KernelImage, code: Code, threads: int) -> LoadedKernel:
     ctypes.c_int32.from_address(code.address(f"{image.name}_threads")).value = threads
     functions = []
     for name, count in ((f"{image.name}_run", len(image.buffers)), (f"{image.name}_pack", len(image.pack_buffers))):
-        functions.append(ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * count)(code.address(name)))
+        function = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * count)(code.address(name))
+        function.keep = code  # type: ignore[attr-defined]  # whoever holds the function alone may call it too
+        functions.append(function)
     lists = [code.address(f"{image.name}_{what}_list") for what in ("run", "pack")]
     return LoadedKernel(functions[0], functions[1], lists[0], lists[1], code)
 

@@ -6,7 +6,8 @@ its size (powers of two from 64 KB), and a thread takes its own last block first
 on, blocks ask for huge pages. Smaller requests go to the C library.
 
 Kept memory is at most twice what was in use at one time. A list is locked for a few instructions; whoever does not get the
-lock soon (or lives in a process forked in that moment) gets a block of the C library's, so nobody ever waits.
+lock soon gets a block of the C library's, so nobody ever waits.
+A list is whole after every single store, so a process forked in that moment may unlock it (`pool`).
 
 The code is LLVM IR for the same reason as the thread pool's, and runs where that runs (`pool.runs_on`).
 """
@@ -23,7 +24,7 @@ MADV_HUGEPAGE = 14
 TRIES = 1000
 
 SCRATCH_IR = f"""
-@scratch.lock = internal global i32 0, align 64
+@scratch.lock = global i32 0, align 64
 @scratch.lists = internal global [64 x ptr] zeroinitializer, align 64
 declare i32 @posix_memalign(ptr, i64, i64)
 declare i32 @madvise(ptr, i64, i32)

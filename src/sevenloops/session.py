@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -18,15 +19,18 @@ from .choice import check_accuracy
 from .compile import Packed, resolve_threads
 from .descriptor import parse_problem
 from .errors import DtypeError, FallbackWarning, GraphError
+from .graph.dtypes import ELEMENTS
 from .graph.ir import Graph, Value
+from .graph.limits import MAX_STEPS, limited, machine_bytes
 from .graph.lower import LOWERINGS, lower
 from .graph.lowering import PythonStep
 from .graph.onnx_weights import release
 from .graph.passes import PASSES, optimise
 from .graph.plan import Plan, StepTime, compile_plan
-from .graph.shapes import infer
+from .graph.shapes import check_asked, infer
 from .problem import Problem
 from .schedule import Schedule
+from .sizes import as_int
 
 __all__ = ["InferenceSession", "NodeArg"]
 
@@ -63,6 +67,9 @@ class InferenceSession:
         schedules: of your own, by problem (or its descriptor, as `plan` prints it); the others are chosen.
         passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.
+        max_bytes: what a value may take, what is computed while loading may take together, and what a run may take beside
+            weights; by default the memory that this process may have. Checked before anything is allocated.
+        max_steps: so many operators may run inside of one loop of the model.
 
     Operators without a kernel are computed by the `onnx` package's reference evaluator: a `FallbackWarning` names them.
     Raises `GraphError` for a model that cannot be read or has no meaning; `CompileError`.
@@ -78,10 +85,16 @@ class InferenceSession:
         schedules: Mapping[Problem | str, Schedule] | None = None,
         passes: bool = True,
         progress: Progress = lambda label, done, total: None,
+        max_bytes: int | None = None,
+        max_steps: int = MAX_STEPS,
     ) -> None:
         check_accuracy(accuracy)
+        self.max_bytes = machine_bytes() if max_bytes is None else as_int("max_bytes", max_bytes, 1)
+        self.max_steps = as_int("max_steps", max_steps, 1)
         self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
-        self.graph = _graph(model)
+        with self._limits():
+            self.graph = _graph(model)
+        _check_inputs(self.graph)
         self._schedules = {parse_problem(p) if isinstance(p, str) else p: s for p, s in (schedules or {}).items()}
         self._packed: dict[tuple[Any, ...], Packed] = {}
         self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
@@ -113,7 +126,7 @@ class InferenceSession:
         if unknown:
             raise GraphError(f"there is no output {unknown[0]!r}; the outputs are {', '.join(self.graph.outputs)}")
         arrays = self._checked(feeds)
-        with self._lock:
+        with self._lock, self._limits():
             results = self._run(self.graph, arrays)
         return [results[name] for name in names]
 
@@ -122,17 +135,20 @@ class InferenceSession:
 
         Where sizes depend on values it ends before the first such operator. Raises `GraphError`, `CompileError`.
         """
-        with self._lock:
+        with self._lock, self._limits():
             fixed = {value.name: value.sizes for value in self.graph.inputs if value.known}
             return self._plan(self.graph, fixed | {name: tuple(shape) for name, shape in (shapes or {}).items()})
 
     def profile(self, feeds: Mapping[str, Any]) -> list[StepTime]:
         """One run with the time of every step of the plan (not of what lies behind sizes that depend on values)."""
         arrays = self._checked(feeds)
-        with self._lock:
+        with self._lock, self._limits():
             return self._plan(self.graph, {name: array.shape for name, array in arrays.items()}).profile(arrays)[0]
 
     # ----------------------------------------------------------------------------------------------- inside
+
+    def _limits(self) -> AbstractContextManager[Any]:
+        return limited(self.max_bytes, self.max_steps)
 
     def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         unknown = [name for name in feeds if name not in self._inputs]
@@ -142,6 +158,9 @@ class InferenceSession:
             raise GraphError(f"{what}; the inputs are {', '.join(self._inputs)}")
         arrays = {}
         for name, value in self._inputs.items():
+            if value.dtype == "object":
+                arrays[name] = _strings(name, feeds[name])
+                continue
             array = as_array(name, feeds[name])
             as_usual = array.dtype == FLOAT32 and value.dtype == "float32"
             if not as_usual and array.dtype.name != value.dtype:
@@ -195,9 +214,10 @@ class InferenceSession:
             warnings.warn(f"not compiled, computed by onnx's reference evaluator: {reasons}", FallbackWarning, stacklevel=5)
 
     def _run(self, graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})
+        plan = self._plan(graph, {name: array.shape for name, array in feeds.items() if isinstance(array, np.ndarray)})
         results = plan.run(feeds)
         results.update((name, np.array(plan.constants[name])) for name in graph.outputs if name in plan.constants)
+        results.update((name, feeds[name]) for name in graph.outputs if name in feeds and name not in results)
         return results if plan.dynamic is None else {**results, **self._run_tail(graph, plan, {**feeds, **results})}
 
     def _run_tail(self, graph: Graph, plan: Plan, known: Mapping[str, Array]) -> dict[str, Array]:
@@ -211,13 +231,31 @@ class InferenceSession:
         fixed = self._with_sizes(graph, plan, values)
         if fixed is not None:
             return self._run(fixed, {value.name: values[value.name] for value in fixed.inputs})
-        found = evaluate(node, [values[name] if name else None for name in node.inputs])
-        own = {name: np.asarray(value) for name, value in zip(node.outputs, found) if name}
+        arrays = [values[name] if name else None for name in node.inputs]
+        check_asked(node, arrays)
+        found = evaluate(node, arrays)
+        own = {name: _as_value(value) for name, value in zip(node.outputs, found) if name}
         values.update(own)
         if node.op not in self._warned:
             self._warn([PythonStep(node.label, node.op, "the sizes of its outputs depend on values", list, (), ())])
-        feeds = {value.name: np.require(values[value.name], requirements=("C", "A")) for value in tail.inputs}
+        tail = self._with_types(plan, values)
+        feeds = {value.name: _dense(values[value.name]) for value in tail.inputs}
         return {**own, **(self._run(tail, feeds) if tail.nodes else {})}
+
+    def _with_types(self, plan: Plan, values: Mapping[str, Any]) -> Graph:
+        """The rest of a graph, with the dtypes that values have: of some operators they are not known before they run."""
+        assert plan.tail is not None
+        inputs = tuple(Value(v.name, v.shape, _dtype(values[v.name])) for v in plan.tail.inputs)
+        if inputs == plan.tail.inputs:
+            return plan.tail
+        key = (plan, inputs)
+        self._tails[key] = self._tails.get(key) or plan.tail.replace(inputs=inputs)
+        self._trim()
+        return self._tails[key] or plan.tail
+
+    def _trim(self) -> None:
+        while len(self._tails) > MAX_PLANS:
+            self._tails.popitem(last=False)
 
     def _with_sizes(self, graph: Graph, plan: Plan, values: Mapping[str, Array]) -> Graph | None:
         """The rest of a graph, with the sizes that its first operator is given (a Resize, a Reshape) as constants.
@@ -228,7 +266,9 @@ class InferenceSession:
         assert node is not None
         assert tail is not None
         sizes = {name: values[name] for name in node.inputs[1:] if name}
-        if node.op not in LOWERINGS or node.proto is not None or any(a.size > MOST_SIZES for a in sizes.values()):
+        if node.op not in LOWERINGS or node.proto is not None or "object" in map(_dtype, values.values()):
+            return None
+        if any(array.size > MOST_SIZES for array in sizes.values()):
             return None
         key = (plan, *((name, array.dtype.str, array.tobytes()) for name, array in sizes.items()))
         if key not in self._tails:
@@ -238,12 +278,39 @@ class InferenceSession:
             outputs = tuple(name for name in graph.outputs if name not in values)
             rest = Graph((node, *tail.nodes), inputs, outputs, constants, name=graph.name)
             self._tails[key] = rest
-            while len(self._tails) > MAX_PLANS:
-                self._tails.popitem(last=False)
+            self._trim()
             behind = self._plan(rest, {value.name: value.sizes for value in inputs}).dynamic
             if behind is not None and behind.outputs == node.outputs:
                 self._tails[key] = None
         return self._tails[key]
+
+
+def _check_inputs(graph: Graph) -> None:
+    for value in graph.inputs:
+        if value.dtype not in ELEMENTS.values():
+            kind = value.dtype.removesuffix("_type").replace("_", " ")
+            raise GraphError(f"the input {value.name!r} is of the kind {kind}; sessions take tensors, one for each input")
+
+
+def _strings(name: str, given: Any) -> Array:
+    array = np.asarray(given)
+    if array.dtype.kind not in "OUS":
+        raise DtypeError(f"{name} must be strings, got {array.dtype}")
+    return array.astype(object)
+
+
+def _dtype(value: Any) -> str:
+    """The dtype of a value; "object" for strings, sequences and what else has no place in memory."""
+    return value.dtype.name if isinstance(value, np.ndarray) and value.dtype.kind not in "OUS" else "object"
+
+
+def _as_value(value: Any) -> Any:
+    """What an operator wrote: an array, or a sequence or optional as it is."""
+    return value if isinstance(value, (list, dict)) or value is None else np.asarray(value)
+
+
+def _dense(value: Any) -> Any:
+    return np.require(value, requirements=("C", "A")) if isinstance(value, np.ndarray) else value
 
 
 def _arg(value: Value) -> NodeArg:

@@ -17,6 +17,7 @@ from ..shift import Shift, channel_offsets
 from . import windows
 from .folding import Fold
 from .ir import Node
+from .limits import count_step
 from .operands import Operands, Type
 
 __all__ = ["DENSE", "shifted"]
@@ -50,6 +51,7 @@ def _taps(node: Node, out: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tup
     """Each position of the kernel with the padded input that it sees."""
     strides, dilations = node.get("strides"), node.get("dilations")
     for k in itertools.product(*map(range, node.get("kernel_shape"))):
+        count_step(node)
         starts = [tap * dilation for tap, dilation in zip(k, dilations)]
         yield k, tuple(slice(lo, lo + (n - 1) * step + 1, step) for lo, n, step in zip(starts, out, strides))
 

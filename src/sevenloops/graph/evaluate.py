@@ -15,7 +15,7 @@ from .dense import DENSE, shifted
 from .dtypes import element_of, name_of
 from .folding import FOLDS
 from .ir import OWN, Graph, Node
-from .operands import complain
+from .operands import complain, naming
 
 __all__ = ["FUSED", "compute", "evaluate", "expression_value"]
 
@@ -83,11 +83,8 @@ def compute(node: Node, arrays: Sequence[Any]) -> list[Any]:
     plain = len([name for name in node.outputs if name]) == 1 or node.op == "Split"
     if function is None or not plain or any(a is not None and not isinstance(a, np.ndarray) for a in arrays):
         return _by_onnx(node, arrays)
-    try:
-        with np.errstate(all="ignore"):
-            return list(function(node, arrays))
-    except (ValueError, TypeError, IndexError) as error:
-        complain(node, f"cannot be computed: {error}")
+    with naming(node):
+        return list(function(node, arrays))
 
 
 def _by_onnx(node: Node, arrays: Sequence[Any]) -> list[Any]:

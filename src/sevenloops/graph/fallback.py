@@ -62,7 +62,7 @@ def _frozen(node: Node) -> tuple[bytes, str, tuple[str, ...], tuple[str, ...]]:
 @functools.lru_cache(maxsize=512)
 def _evaluator(frozen: tuple[Any, ...], opset: int, dtypes: tuple[str, ...]) -> tuple[Any, Sequence[str], Sequence[str]]:
     onnx = require_onnx()
-    from onnx.reference import ReferenceEvaluator
+    from .bounded import evaluator_class
 
     data, domain, inputs, outputs = frozen
     proto = onnx.NodeProto.FromString(data)
@@ -70,7 +70,7 @@ def _evaluator(frozen: tuple[Any, ...], opset: int, dtypes: tuple[str, ...]) -> 
     given = [onnx.helper.make_value_info(n, type_proto(Type(None, d))) for n, d in zip(inputs, dtypes) if n]
     made = [onnx.helper.make_empty_tensor_value_info(name) for name in outputs if name]
     graph = onnx.helper.make_graph([proto], "node", given, made)
-    return ReferenceEvaluator(graph, opsets=opsets), inputs, outputs
+    return evaluator_class()(graph, opsets=opsets), inputs, outputs
 
 
 def infer_types(o: Operands) -> list[Type]:

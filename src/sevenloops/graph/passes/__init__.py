@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from ...errors import GraphError
+from ...errors import GraphError, SevenLoopsError
 from ..ir import Graph
 from . import (
     activations,
@@ -59,7 +59,7 @@ PASSES: tuple[Pass, ...] = (
 def optimise(graph: Graph, skip: Collection[str] = ()) -> Graph:
     """Run all passes but those named in `skip`. The graph's notes get a line for each thing done: `pass: what`.
 
-    Raises `GraphError` for a name that is no pass.
+    Raises `GraphError` for a name that is no pass, and for a graph that a pass fails on.
     """
     unknown = set(skip) - {row.name for row in PASSES}
     if unknown:
@@ -67,6 +67,12 @@ def optimise(graph: Graph, skip: Collection[str] = ()) -> Graph:
     notes: list[str] = []
     for row in PASSES:
         if row.name not in skip:
-            graph, said = row.run(graph)
+            try:
+                graph, said = row.run(graph)
+            except SevenLoopsError:
+                raise
+            except Exception as error:  # a node that no rule foresaw
+                message = f"the pass {row.name!r} ({row.what}) failed: {type(error).__name__}: {error}"
+                raise GraphError(f"{message}; a session with passes=False leaves layers as the model has them") from error
             notes += [f"{row.name}: {text}" for text in said]
     return graph.noting(notes)

@@ -115,7 +115,7 @@ def check_types(node: Node, types: Sequence[Type], beside: int = 0) -> None:
             complain(node, f"asks for the sizes {shape}; they must be at least 0")
         size, most = n_bytes(Type(shape, dtype)), current().max_bytes
         if size + beside > most:
-            more = f" beside {beside:,} that are held" if beside else ""
+            more = f" beside {beside:,} that are held" if beside > 2**20 else ""
             complain(
                 node,
                 f"{shape} of {dtype} take {size:,} bytes{more}, and max_bytes is {most:,}; "

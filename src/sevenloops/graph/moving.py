@@ -10,7 +10,7 @@ import numpy as np
 
 from .operands import Operands, Shape, Type
 
-__all__ = ["broadcast", "concat", "slices_of", "target_shape"]
+__all__ = ["broadcast", "broadcast_sizes", "concat", "slices_of", "target_shape"]
 
 
 def concat(o: Operands) -> list[Type]:
@@ -126,12 +126,20 @@ def expand(o: Operands) -> list[Type]:
 
 
 def broadcast(o: Operands, shapes: Sequence[Shape]) -> Shape:
-    """NumPy's rule, for sizes and ranks beyond NumPy's too."""
+    """The size that values of all these sizes are spread to."""
+    found = broadcast_sizes(*shapes)
+    if found is None:
+        o.fail(f"{', '.join(map(str, shapes))} cannot be broadcast")
+    return found
+
+
+def broadcast_sizes(*shapes: Shape) -> Shape | None:
+    """As `numpy.broadcast_shapes`, which has at most 32 dimensions; None where they cannot be broadcast."""
     found: list[int] = []
     for sizes in itertools.zip_longest(*map(reversed, shapes), fillvalue=1):
         others = {size for size in sizes if size != 1}
         if len(others) > 1 or min(others, default=0) < 0:
-            o.fail(f"{', '.join(map(str, shapes))} cannot be broadcast")
+            return None
         found.append(others.pop() if others else 1)
     return tuple(reversed(found))
 

@@ -25,7 +25,7 @@ def check_node(node: Node, proto: Any, schema: Any) -> None:
     for side, names, formal, least, most in given:
         if not least <= len(names) <= most:
             wanted = f"{least}" if least == most else f"at least {least}" if most > 2**30 else f"{least} to {most}"
-            complain(node, f"has {len(names)} {side}s; {wanted} are needed")
+            complain(node, f"has {len(names)} {side}s, but needs {wanted}")
         for at, name in enumerate(names):
             parameter = formal[min(at, len(formal) - 1)]
             if not name and side == "input" and parameter.option == type(parameter.option).Single:

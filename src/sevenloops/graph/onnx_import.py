@@ -164,6 +164,8 @@ def _add(build: Builder, proto: Any, opsets: dict[str, int], known: set[str]) ->
     schema = _schema(node.op, node.opset, domain)
     if schema is not None:
         check_node(node, proto, schema)
+    if not any(outputs):
+        return
     if not domain and not bodies and (node.op in RULES or node.op in NORMALISERS):
         version = _version(node)
         normal = node.replace(opset=OPSET, outputs=_trimmed(outputs), inputs=_trimmed(inputs), attributes=_plainer(node))

@@ -114,12 +114,13 @@ def test_a_limit_is_a_limit_and_not_a_habit() -> None:
 
 
 def test_a_plan_whose_values_are_too_much_together_is_refused() -> None:
-    nodes = [helper.make_node("Concat", ["x", "x"], ["a"], axis=0), helper.make_node("Concat", ["a", "x"], ["y"], axis=0)]
-    model = make_model(nodes, inputs={"x": (2**18,)}).SerializeToString()
+    nodes = [helper.make_node("Concat", ["x"] * n, [f"y{n}"], axis=0) for n in (2, 3)]
+    model = make_model(nodes, ["y2", "y3"], {"x": (2**18,)}).SerializeToString()
     with pytest.raises(
-        GraphError, match=r"a run needs [\d,]+ bytes beside weights, and max_bytes is 4,000,000; .* Concat 'y'"
+        GraphError, match=r"a run needs [\d,]+ bytes beside weights, and max_bytes is 4,000,000; .*Concat 'y3'"
     ):
         InferenceSession(model, max_bytes=4_000_000)
+    InferenceSession(model, max_bytes=6_000_000)
 
 
 def test_a_long_loop_is_not_folded_but_runs() -> None:

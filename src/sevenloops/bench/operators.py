@@ -54,7 +54,9 @@ def left_over(case: Case) -> list[str]:
     except GraphError as error:
         return [str(error)]
     reasons = [step.reason for step in lowered.steps if isinstance(step, PythonStep) and step.reason]
-    reasons += ["sizes depend on values"] if lowered.dynamic is not None else []
+    objects = any(value.dtype == "object" or value.dtype.endswith("_type") for value in graph.inputs)
+    behind = "strings or sequences" if objects else "sizes depend on values"
+    reasons += [behind] if lowered.dynamic is not None else []
     dtypes = {value.dtype for value in graph.inputs} - {"float32"}
     return [f"{' and '.join(sorted(dtypes))} inputs" if dtypes and r == NO_KERNEL else r for r in reasons]
 

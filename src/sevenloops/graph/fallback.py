@@ -34,7 +34,7 @@ def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
 
 def by_onnx(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
     """What one node makes of its inputs, by the onnx package's reference evaluator; see `evaluate`."""
-    with naming(node, "cannot be computed by the reference evaluator of onnx"):
+    with naming(node, "the reference evaluator of onnx failed"):
         return _by_onnx(node, arrays)
 
 

@@ -49,7 +49,7 @@ def naming(node: Node, what: str = "cannot be computed") -> Iterator[None]:
     except MemoryError as error:
         raise KernelError(f"{node.op} {node.label!r}: there is not enough memory: {error}") from error
     except Exception as error:
-        raise GraphError(f"{node.op} {node.label!r} {what}: {type(error).__name__}: {error}") from error
+        raise GraphError(f"{node.op} {node.label!r}: {what}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

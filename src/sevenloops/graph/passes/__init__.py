@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...errors import GraphError, SevenLoopsError
 from ..ir import Graph
 from . import (
@@ -68,7 +70,8 @@ def optimise(graph: Graph, skip: Collection[str] = ()) -> Graph:
     for row in PASSES:
         if row.name not in skip:
             try:
-                graph, said = row.run(graph)
+                with np.errstate(all="ignore"):  # weights may be anything
+                    graph, said = row.run(graph)
             except SevenLoopsError:
                 raise
             except Exception as error:  # a node that no rule foresaw

@@ -74,7 +74,7 @@ def compute(node: Node, arrays: Sequence[Any]) -> list[Any]:
 
     Raises `GraphError` naming the node for what cannot be computed, and `KernelError` where memory is too small.
     """
-    with naming(node):
+    with naming(node), np.errstate(all="ignore"):
         return _compute(node, arrays)
 
 

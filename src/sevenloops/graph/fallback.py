@@ -34,7 +34,7 @@ def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
 
 def by_onnx(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
     """What one node makes of its inputs, by the onnx package's reference evaluator; see `evaluate`."""
-    with naming(node, "the reference evaluator of onnx failed"):
+    with naming(node, "the reference evaluator of onnx failed"), np.errstate(all="ignore"):
         return _by_onnx(node, arrays)
 
 

@@ -38,8 +38,7 @@ def complain(node: Node, message: str) -> NoReturn:
 def naming(node: Node, what: str = "cannot be computed") -> Iterator[None]:
     """Whatever goes wrong inside is a `GraphError` that names the node: nobody can foresee all that a model may say."""
     try:
-        with np.errstate(all="ignore"):
-            yield
+        yield
     except GraphError as error:
         if str(error).startswith(f"{node.op} "):
             raise

@@ -52,7 +52,7 @@ def infer(graph: Graph, sizes: Mapping[str, Iterable[int]] | None = None) -> Gra
     inputs = _sized(graph, sizes or {})
     work = _Inference({value.name: _type(value) for value in inputs}, dict(graph.constants))
     work.allowed = FOLDED + TOTAL_GROWTH * sum(constant.nbytes for constant in graph.constants.values())
-    with limited(max_steps=min(FOLDED_STEPS, current().max_steps)):
+    with limited(max_steps=min(FOLDED_STEPS, current().max_steps)), np.errstate(all="ignore"):
         for node in graph.nodes:
             with naming(node):
                 work.visit(node)
@@ -64,7 +64,7 @@ def check_asked(node: Node, arrays: Iterable[Any]) -> None:
     known = [array if isinstance(array, np.ndarray) else None for array in arrays]
     types = [Type(None, "object") if array is None else Type(array.shape, array.dtype.name) for array in known]
     given = [type_ if name else None for name, type_ in zip(node.inputs, types)]
-    with naming(node):
+    with naming(node), np.errstate(all="ignore"):
         try:
             check_types(node, _types(Operands(node, given, known))[1])
         except NotKnown:

@@ -71,6 +71,7 @@ def mutated(seed: str, number: int) -> Any:
             ValueError,
             IndexError,
             NotImplementedError,
+            defs.SchemaError,
         ):  # nothing there to change, or not so
             return None
     return model

@@ -261,6 +261,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "loop_doubling_fed": lambda: fed_loop(60, [N("Concat", ["a", "a"], ["b"], axis=0)]),
     "loop_expand": lambda: loop(2, [N("Expand", ["a", "to"], ["b"])], floats(1), to=ints(PETA)),
     "loop_collects": lambda: loop(HUGE, [N("Relu", ["a"], ["b"]), N("Relu", ["a"], ["e"])], floats(2**16), ["e"]),
+    "loop_left_out": lambda: loop(2, [N("RegexFullMatch", [""], ["b"])], floats(1)),
     "loop_nested": lambda: nested_loops(4),
     "loop_matrix_of_turns": lambda: loop([1, 2], [N("Relu", ["a"], ["b"])], floats(1)),
     "loop_unknown_operator": lambda: loop(2, [N("Magic", ["a"], ["b"])], floats(1)),

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import GraphError
 from .ir import Node
 from .operands import complain
 
-__all__ = ["check_functions", "check_node"]
+__all__ = ["check_functions", "check_node", "schema_of"]
 
 #: Functions of a model are replaced by what is in them, up to so many nodes, nested so deep.
 MOST_NODES, DEEPEST = 2**17, 100
 
 
-def check_node(node: Node, proto: Any, schema: Any) -> None:
-    """Raise `GraphError` for a node with more or fewer inputs and outputs, or other attributes, than its operator has."""
+def schema_of(op: str, opset: int, domain: str) -> Any:
+    """The schema of an operator, None where onnx has none."""
+    import onnx
+
+    return onnx.defs.get_schema(op, opset, domain) if onnx.defs.has(op, opset, domain) else None
+
+
+def check_node(proto: Any, opsets: Mapping[str, int]) -> None:
+    """Raise `GraphError` for a node with more or fewer inputs and outputs, or other attributes, than its operator has.
+
+    The nodes of its bodies are checked too: onnx's inference of types reads what is not there, and takes the process along.
+    """
+    for inner in _walk([proto]):
+        domain = "" if inner.domain == "ai.onnx" else inner.domain
+        schema = schema_of(inner.op_type, opsets.get(domain, 1), domain)
+        if schema is not None:
+            _check(Node(inner.op_type, (), tuple(inner.output), name=inner.name), inner, schema)
+
+
+def _check(node: Node, proto: Any, schema: Any) -> None:
     given = (
         ("input", proto.input, schema.inputs, schema.min_input, schema.max_input),
         ("output", proto.output, schema.outputs, schema.min_output, schema.max_output),

@@ -13,7 +13,7 @@ from ..errors import GraphError
 from .dtypes import ELEMENTS
 from .ir import OPSET, Graph, Node, Value
 from .limits import check_types
-from .onnx_checks import check_functions, check_node
+from .onnx_checks import check_functions, check_node, schema_of
 from .onnx_opsets import NORMALISERS, Builder
 from .onnx_weights import map_file, strip
 from .operands import Type, complain, naming
@@ -161,9 +161,7 @@ def _add(build: Builder, proto: Any, opsets: dict[str, int], known: set[str]) ->
     captured = tuple(sorted(set().union(*map(_free, bodies)) & known)) if bodies else ()
     inputs, outputs = (*proto.input, *captured), tuple(proto.output)
     node = Node(proto.op_type, inputs, outputs, attributes, proto.name, domain, opset=opsets.get(domain, 1))
-    schema = _schema(node.op, node.opset, domain)
-    if schema is not None:
-        check_node(node, proto, schema)
+    check_node(proto, opsets)
     if not any(outputs):
         return
     if not domain and not bodies and (node.op in RULES or node.op in NORMALISERS):
@@ -206,15 +204,8 @@ def _plainer(node: Node) -> dict[str, Any]:
 
 def _attributes(op: str, opset: int) -> Any:
     """The attributes of an operator in an opset, none where it has none there."""
-    schema = _schema(op, opset, "")
+    schema = schema_of(op, opset, "")
     return {} if schema is None else schema.attributes
-
-
-def _schema(op: str, opset: int, domain: str) -> Any:
-    """The schema of an operator, None where onnx has none."""
-    import onnx
-
-    return onnx.defs.get_schema(op, opset, domain) if onnx.defs.has(op, opset, domain) else None
 
 
 def _trimmed(names: Sequence[str]) -> tuple[str, ...]:

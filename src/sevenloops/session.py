@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -17,16 +18,19 @@ from .choice import check_accuracy
 from .compile import resolve_threads
 from .descriptor import parse_problem
 from .errors import DtypeError, FallbackWarning, GraphError
+from .graph.dtypes import ELEMENTS
 from .graph.ir import Graph, Value
+from .graph.limits import MAX_STEPS, limited, machine_bytes
 from .graph.lower import LOWERINGS, lower
 from .graph.lowering import PythonStep
 from .graph.passes import PASSES, optimise
 from .graph.passes.float32 import costs
 from .graph.plan import Plan, StepTime, compile_plan
-from .graph.shapes import infer
+from .graph.shapes import check_asked, infer
 from .locks import renewed_lock
 from .problem import Problem
 from .schedule import Schedule
+from .sizes import as_int
 
 __all__ = ["InferenceSession", "NodeArg"]
 
@@ -63,6 +67,9 @@ class InferenceSession:
         schedules: of your own, by problem (or its descriptor, as `plan` prints it); the others are chosen.
         passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.
+        max_bytes: what a value may take, what is computed while loading may take together, and what a run may take beside
+            weights; by default the memory that this process may have. Checked before anything is allocated.
+        max_steps: so many operators may run inside of one loop of the model.
 
     A file is read once, here; it may be changed or removed afterwards. Where no other plan can be needed (every input has a
     fixed size), the weights are kept only as kernels read them, and `graph` has NaN in their place.
@@ -82,10 +89,16 @@ class InferenceSession:
         schedules: Mapping[Problem | str, Schedule] | None = None,
         passes: bool = True,
         progress: Progress = lambda label, done, total: None,
+        max_bytes: int | None = None,
+        max_steps: int = MAX_STEPS,
     ) -> None:
         check_accuracy(accuracy)
+        self.max_bytes = machine_bytes() if max_bytes is None else as_int("max_bytes", max_bytes, 1)
+        self.max_steps = as_int("max_steps", max_steps, 1)
         self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
-        self.graph = _graph(model)
+        with self._limits():
+            self.graph = _graph(model)
+        _check_inputs(self.graph)
         self._schedules = {parse_problem(p) if isinstance(p, str) else p: s for p, s in (schedules or {}).items()}
         self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
         self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
@@ -122,7 +135,7 @@ class InferenceSession:
         if unknown:
             raise GraphError(f"there is no output {unknown[0]!r}; the outputs are {', '.join(self.graph.outputs)}")
         arrays = self._checked(feeds)
-        with self._lock:
+        with self._lock, self._limits():
             results = self._run(arrays)
         return [results[name] for name in names]
 
@@ -131,17 +144,20 @@ class InferenceSession:
 
         Where sizes depend on values it ends before the first such operator. Raises `GraphError`, `CompileError`.
         """
-        with self._lock:
+        with self._lock, self._limits():
             fixed = {value.name: value.sizes for value in self.graph.inputs if value.known}
             return self._plan(None, fixed | {name: tuple(shape) for name, shape in (shapes or {}).items()})
 
     def profile(self, feeds: Mapping[str, Any]) -> list[StepTime]:
         """One run with the time of every step of the plan (not of what lies behind sizes that depend on values)."""
         arrays = self._checked(feeds)
-        with self._lock:
+        with self._lock, self._limits():
             return self._plan(self.graph, {name: array.shape for name, array in arrays.items()}).profile(arrays)[0]
 
     # ----------------------------------------------------------------------------------------------- inside
+
+    def _limits(self) -> AbstractContextManager[Any]:
+        return limited(self.max_bytes, self.max_steps)
 
     def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         unknown = [name for name in feeds if name not in self._inputs]
@@ -151,6 +167,9 @@ class InferenceSession:
             raise GraphError(f"{what}; the inputs are {', '.join(self._inputs)}")
         arrays = {}
         for name, value in self._inputs.items():
+            if value.dtype == "object":
+                arrays[name] = _strings(name, feeds[name])
+                continue
             array = as_array(name, feeds[name])
             as_usual = array.dtype == FLOAT32 and value.dtype == "float32"
             if not as_usual and array.dtype.name != value.dtype:
@@ -215,17 +234,18 @@ class InferenceSession:
             how = "by NumPy or onnx's reference evaluator, up to a thousand times slower than a kernel (see profile())"
             warnings.warn(f"not compiled, computed {how}: {named}", FallbackWarning, stacklevel=5)
 
-    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs: by one plan, or where sizes depend on values by one after the other."""
-        outputs: dict[str, Array] = {}
+        outputs: dict[str, Any] = {}
         graph: Graph | None = self.graph
         plans = 0
         while graph is not None:
             plans += 1
             self._longest = max(self._longest, plans)
-            plan = self._plan(graph, {name: array.shape for name, array in feeds.items()})
+            plan = self._plan(graph, {name: array.shape for name, array in feeds.items() if isinstance(array, np.ndarray)})
             results = plan.run(feeds)
             results.update((name, np.array(plan.constants[name])) for name in graph.outputs if name in plan.constants)
+            results.update((name, feeds[name]) for name in graph.outputs if name in feeds and name not in results)
             written, graph, feeds = self._tail(graph, plan, {**plan.constants, **feeds, **results})
             outputs.update((name, a) for name, a in {**results, **written}.items() if name in self._outputs)
         return outputs
@@ -245,13 +265,26 @@ class InferenceSession:
         fixed = self._with_sizes(graph, plan, values)
         if fixed is not None:
             return {}, fixed, {value.name: values[value.name] for value in fixed.inputs}
-        results = evaluate(node, [values[name] if name else None for name in node.inputs])
-        own = {name: np.asarray(value) for name, value in zip(node.outputs, results) if name}
+        arrays = [values[name] if name else None for name in node.inputs]
+        check_asked(node, arrays)
+        own = {name: _as_value(value) for name, value in zip(node.outputs, evaluate(node, arrays)) if name}
         if node.op not in self._warned:
             self._warn([PythonStep(node.label, node.op, "the sizes of its outputs depend on values", list, (), ())])
         known = {**values, **own}
-        feeds = {value.name: np.require(known[value.name], requirements=("C", "A")) for value in tail.inputs}
-        return own, tail if tail.nodes else None, feeds
+        rest = self._with_types(plan, known)
+        return own, rest if rest.nodes else None, {value.name: _dense(known[value.name]) for value in rest.inputs}
+
+    def _with_types(self, plan: Plan, values: Mapping[str, Any]) -> Graph:
+        """The rest of a graph, with the dtypes that values have: of some operators they are not known before they run."""
+        assert plan.tail is not None
+        inputs = tuple(Value(v.name, v.shape, _dtype(values[v.name])) for v in plan.tail.inputs)
+        if inputs == plan.tail.inputs:
+            return plan.tail
+        key = (plan, inputs)
+        tail = self._tails[key] = self._tails.get(key) or plan.tail.replace(inputs=inputs)
+        self._tails.move_to_end(key)
+        self._forget(self._tails)
+        return tail
 
     def _with_sizes(self, graph: Graph, plan: Plan, values: Mapping[str, Array]) -> Graph | None:
         """The rest of a graph, with the sizes that its first operator is given (a Resize, a Reshape) as constants.
@@ -262,7 +295,9 @@ class InferenceSession:
         assert node is not None
         assert tail is not None
         sizes = {name: values[name] for name in node.inputs[1:] if name}
-        if node.op not in LOWERINGS or node.proto is not None or any(a.size > MOST_SIZES for a in sizes.values()):
+        if node.op not in LOWERINGS or node.proto is not None or "object" in map(_dtype, values.values()):
+            return None
+        if any(array.size > MOST_SIZES for array in sizes.values()):
             return None
         key = (plan, *((name, array.dtype.str, array.tobytes()) for name, array in sizes.items()))
         if key not in self._tails:
@@ -285,6 +320,34 @@ def _left(steps: Sequence[PythonStep]) -> str:
     moved = sum(tensor.n_bytes for step in steps for tensor in (*step.reads, *step.writes))
     count = f"{len(steps)} nodes, first " if len(steps) > 1 else ""
     return f"{count}{steps[0].label}: {steps[0].reason}" + (f", {moved / 1e6:.3g} MB a run" if moved else "")
+
+
+def _check_inputs(graph: Graph) -> None:
+    for value in graph.inputs:
+        if value.dtype not in ELEMENTS.values():
+            kind = value.dtype.removesuffix("_type").replace("_", " ")
+            raise GraphError(f"the input {value.name!r} is of the kind {kind}; sessions take tensors, one for each input")
+
+
+def _strings(name: str, given: Any) -> Array:
+    array = np.asarray(given)
+    if array.dtype.kind not in "OUS":
+        raise DtypeError(f"{name} must be strings, got {array.dtype}")
+    return array.astype(object)
+
+
+def _dtype(value: Any) -> str:
+    """The dtype of a value; "object" for strings, sequences and what else has no place in memory."""
+    return value.dtype.name if isinstance(value, np.ndarray) and value.dtype.kind not in "OUS" else "object"
+
+
+def _as_value(value: Any) -> Any:
+    """What an operator wrote: an array, or a sequence or optional as it is."""
+    return value if isinstance(value, (list, dict)) or value is None else np.asarray(value)
+
+
+def _dense(value: Any) -> Any:
+    return np.require(value, requirements=("C", "A")) if isinstance(value, np.ndarray) else value
 
 
 def _arg(value: Value) -> NodeArg:

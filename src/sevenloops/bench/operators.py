@@ -49,12 +49,14 @@ def left_over(case: Case) -> list[str]:
     graph = load_onnx(case.model)
     given = zip(graph.inputs, case.data[0][0])
     try:
-        sizes = {value.name: np.shape(array) for value, array in given if value.dtype != "object"}
+        sizes = {value.name: np.shape(array) for value, array in given if isinstance(array, np.ndarray)}
         lowered = lower(optimise(infer(graph, sizes)))
     except GraphError as error:
         return [str(error)]
     reasons = [step.reason for step in lowered.steps if isinstance(step, PythonStep) and step.reason]
-    reasons += ["sizes depend on values"] if lowered.dynamic is not None else []
+    objects = any(value.dtype == "object" or value.dtype.endswith("_type") for value in graph.inputs)
+    behind = "strings or sequences" if objects else "sizes depend on values"
+    reasons += [behind] if lowered.dynamic is not None else []
     dtypes = {value.dtype for value in graph.inputs} - {"float32"}
     narrow = f"{' and '.join(sorted(dtypes))} inputs"
     return list(dict.fromkeys(narrow if dtypes and reason == NO_KERNEL else reason for reason in reasons))

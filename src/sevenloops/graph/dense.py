@@ -17,6 +17,7 @@ from ..shift import Shift, channel_offsets
 from . import windows
 from .folding import Fold
 from .ir import Node
+from .limits import check_types, count_step
 from .operands import Operands, Type
 from .quantised import QUANTISED, integer_product
 
@@ -30,6 +31,8 @@ def _window(node: Node, xs: Sequence[Any]) -> tuple[Node, tuple[int, ...]]:
     """The node with explicit attributes, and the sizes of its output."""
     types = [None if x is None else Type(x.shape, x.dtype.name) for x in xs]
     node = windows.resolve(Operands(node, types, xs))
+    if node.op != "ConvTranspose":  # the padded input is made
+        check_types(node, [Type((*xs[0].shape[:2], *_extended(xs[0], node)), xs[0].dtype.name)])
     rule = {"Conv": windows.conv, "ConvTranspose": windows.conv_transpose}.get(node.op, windows.pool)
     shape = rule(Operands(node, types[:3], xs))[0].shape
     assert shape is not None
@@ -51,6 +54,7 @@ def _taps(node: Node, out: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tup
     """Each position of the kernel with the padded input that it sees."""
     strides, dilations = node.get("strides"), node.get("dilations")
     for k in itertools.product(*map(range, node.get("kernel_shape"))):
+        count_step(node)
         starts = [tap * dilation for tap, dilation in zip(k, dilations)]
         yield k, tuple(slice(lo, lo + (n - 1) * step + 1, step) for lo, n, step in zip(starts, out, strides))
 
@@ -64,11 +68,11 @@ def conv(node: Node, xs: Sequence[Any]) -> list[Array]:
     w = w.reshape(groups, w.shape[0] // groups, w.shape[1], *kernel)
     y = np.zeros((x.shape[0], groups, w.shape[1], math.prod(out)), np.result_type(x, w))
     for k, seen in _taps(node, out):
-        part = x[(ALL, ALL, ALL, *seen)].reshape(*x.shape[:3], -1)
+        part = x[(ALL, ALL, ALL, *seen)].reshape(*x.shape[:3], math.prod(out))
         weights = w[(ALL, ALL, ALL, *k)]
         # A product of one row and column for each channel would be slow as a matrix product.
         y += part * weights if weights.shape[1:] == (1, 1) else np.matmul(weights, part)
-    return [_biased(y.reshape(x.shape[0], -1, *out), bias)]
+    return [_biased(y.reshape(x.shape[0], groups * w.shape[1], *out), bias)]
 
 
 def _extended(x: Array, node: Node) -> tuple[int, ...]:
@@ -206,6 +210,8 @@ def lrn(node: Node, xs: Sequence[Any]) -> list[Array]:
 def softmax(node: Node, xs: Sequence[Any]) -> list[Array]:
     """exp(x - m) / sum of it, m the largest; the logarithm for LogSoftmax."""
     (x,), axis = xs, node.get("axis", -1)
+    if not x.size:
+        return [x]
     rest = x - x.max(axis, keepdims=True)
     if node.op == "LogSoftmax":
         return [rest - np.log(np.exp(rest).sum(axis, keepdims=True))]

@@ -15,7 +15,7 @@ from .dense import DENSE, shifted
 from .dtypes import element_of, name_of
 from .folding import FOLDS
 from .ir import OWN, Graph, Node
-from .operands import complain
+from .operands import complain, naming
 
 __all__ = ["FUSED", "MEANINGS", "compute", "evaluate", "expression_value"]
 
@@ -72,7 +72,15 @@ def _of_dtype(node: Node, dtype: np.dtype[Any]) -> Node:
 
 
 def compute(node: Node, arrays: Sequence[Any]) -> list[Any]:
-    """What one node makes of its inputs (None where one is left out), whatever its domain, fused attributes included."""
+    """What one node makes of its inputs (None where one is left out), whatever its domain, fused attributes included.
+
+    Raises `GraphError` naming the node for what cannot be computed, and `KernelError` where memory is too small.
+    """
+    with naming(node), np.errstate(all="ignore"):
+        return _compute(node, arrays)
+
+
+def _compute(node: Node, arrays: Sequence[Any]) -> list[Any]:
     if node.proto is not None:
         return _by_onnx(node, arrays)
     if any(name in node.attributes for name in FUSED) and not node.domain:
@@ -85,11 +93,7 @@ def compute(node: Node, arrays: Sequence[Any]) -> list[Any]:
     plain = len([name for name in node.outputs if name]) == 1 or node.op == "Split"
     if function is None or not plain or any(a is not None and not isinstance(a, np.ndarray) for a in arrays):
         return _by_onnx(node, arrays)
-    try:
-        with np.errstate(all="ignore"):
-            return list(function(node, arrays))
-    except (ValueError, TypeError, IndexError) as error:
-        complain(node, f"cannot be computed: {error}")
+    return list(function(node, arrays))
 
 
 def _by_onnx(node: Node, arrays: Sequence[Any]) -> list[Any]:

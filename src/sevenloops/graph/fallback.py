@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GraphError
 from .ir import OWN, Node
-from .operands import NotKnown, Operands, Type, complain
+from .operands import NotKnown, Operands, Type, naming
 from .protos import node_proto, opsets_of, require_onnx, shapes_of, tensor_proto, type_proto
 
 __all__ = ["by_onnx", "evaluate", "infer_types"]
@@ -34,17 +33,17 @@ def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
 
 def by_onnx(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
     """What one node makes of its inputs, by the onnx package's reference evaluator; see `evaluate`."""
+    with naming(node, "the reference evaluator of onnx failed"), np.errstate(all="ignore"):
+        return _by_onnx(node, arrays)
+
+
+def _by_onnx(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
     dtypes = tuple("" if array is None else getattr(array, "dtype", np.dtype(object)).name for array in arrays)
-    try:
-        evaluator, inputs, outputs = _evaluator(_frozen(node), node.opset, dtypes)
-        feeds = {name: array for name, array in zip(inputs, arrays) if name}
-        with np.errstate(all="ignore"):
-            results = evaluator.run([name for name in outputs if name], feeds)
-    except GraphError:
-        raise
-    except Exception as error:  # the evaluator raises whatever its operators run into
-        complain(node, f"the reference evaluator of onnx failed: {type(error).__name__}: {error}")
-    named = iter(results)
+    evaluator, inputs, outputs = _evaluator(_frozen(node), node.opset, dtypes)
+    feeds = {name: array for name, array in zip(inputs, arrays) if name}
+    results = evaluator.run([name for name in outputs if name], feeds)
+    # Strings have one dtype in a graph, whatever their length.
+    named = iter([r.astype(object) if isinstance(r, np.ndarray) and r.dtype.kind in "US" else r for r in results])
     return [next(named) if name else None for name in outputs]
 
 
@@ -61,7 +60,7 @@ def _frozen(node: Node) -> tuple[bytes, str, tuple[str, ...], tuple[str, ...]]:
 @functools.lru_cache(maxsize=512)
 def _evaluator(frozen: tuple[Any, ...], opset: int, dtypes: tuple[str, ...]) -> tuple[Any, Sequence[str], Sequence[str]]:
     onnx = require_onnx()
-    from onnx.reference import ReferenceEvaluator
+    from .bounded import evaluator_class
 
     data, domain, inputs, outputs = frozen
     proto = onnx.NodeProto.FromString(data)
@@ -69,7 +68,7 @@ def _evaluator(frozen: tuple[Any, ...], opset: int, dtypes: tuple[str, ...]) -> 
     given = [onnx.helper.make_value_info(n, type_proto(Type(None, d))) for n, d in zip(inputs, dtypes) if n]
     made = [onnx.helper.make_empty_tensor_value_info(name) for name in outputs if name]
     graph = onnx.helper.make_graph([proto], "node", given, made)
-    return ReferenceEvaluator(graph, opsets=opsets), inputs, outputs
+    return evaluator_class()(graph, opsets=opsets), inputs, outputs
 
 
 def infer_types(o: Operands) -> list[Type]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .dtypes import name_of
 from .ir import Node
-from .moving import slices_of, target_shape
+from .moving import broadcast, slices_of, target_shape
 from .operands import Operands, Type
 
 __all__ = ["FOLDS", "Fold"]
@@ -133,6 +133,11 @@ def _squeeze(node: Node, xs: Sequence[Any]) -> list[Array]:
     return [np.squeeze(xs[0], tuple(int(axis) for axis in xs[1].ravel()) if len(xs) > 1 and xs[1] is not None else None)]
 
 
+def _expand(node: Node, xs: Sequence[Any]) -> list[Array]:
+    shape = broadcast(_operands(node, xs), [xs[0].shape, tuple(int(size) for size in xs[1])])
+    return [np.array(np.broadcast_to(xs[0], shape))]
+
+
 def _flatten(node: Node, xs: Sequence[Any]) -> list[Array]:
     axis = node.get("axis", 1)
     rows = int(np.prod(xs[0].shape[: axis if axis >= 0 else axis + xs[0].ndim], dtype=np.int64))
@@ -174,7 +179,7 @@ FOLDS: dict[str, Fold] = {
     "Div": _plain(divide),
     "Equal": _test(np.equal),
     "Exp": _plain(np.exp),
-    "Expand": lambda node, xs: [np.array(np.broadcast_to(xs[0], np.broadcast_shapes(xs[0].shape, tuple(xs[1]))))],
+    "Expand": _expand,
     "Flatten": _flatten,
     "Floor": _plain(np.floor),
     "Gather": _gather,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ProblemError, Unsupported
-from .ir import OWN, Graph, Node, Note
+from .ir import OWN, Graph, Node, Note, Value
 from .lower_conv import conv, conv_transpose, gemm, matmul, shift, writes_slices
 from .lower_layers import REDUCTIONS, elementwise, global_pool, lrn, pool, reduce, softmax
 from .lower_moves import (
@@ -24,6 +24,7 @@ from .lower_moves import (
 )
 from .lower_norms import batch_norm, group_norm, instance_norm, layer_norm, resize
 from .lowering import Lowering, NotLowered, PythonStep, Step
+from .operands import naming
 from .place import Storage, Tensor, identity
 
 __all__ = ["LOWERINGS", "Lowered", "lower"]
@@ -82,20 +83,28 @@ class Lowered:
 
 
 def lower(graph: Graph) -> Lowered:
-    """Lower every node up to the first whose sizes depend on values. Every value before it must have a known size."""
+    """Lower every node up to the first whose sizes depend on values. Every value before it must have a known size.
+
+    Strings and sequences (dtype "object") are never in the memory of a plan: an operator that reads or writes one is
+    treated as one whose sizes depend on values.
+    """
     lo = Lowering(graph)
     writers = graph.producers()
     ready, dynamic, tail = _cut(graph)
     inputs = {}
     for value in graph.inputs:
+        if value.dtype == "object":
+            continue
         inputs[value.name] = lo.fresh(value.sizes, identity(len(value.sizes)), value.dtype, value.name)
         lo.bind(value.name, inputs[value.name])
     for node in ready:
         if node.op == "Concat" and not node.domain:
-            lo.plan_slices(node, writers, writes_slices)
+            with naming(node):
+                lo.plan_slices(node, writers, writes_slices)
     for node in ready:
-        _lower_node(lo, node)
-    needed = list(graph.outputs) if dynamic is None else _needed(graph, ready, dynamic, tail)
+        with naming(node):
+            _lower_node(lo, node)
+    needed = _needed(graph, ready, dynamic, tail)
     outputs = _finish(lo, needed, inputs)
     fixed = [*graph.outputs, *(dynamic.inputs if dynamic else ())]
     constants = {name: graph.constants[name] for name in fixed if name in graph.constants}
@@ -121,10 +130,16 @@ def _lower_node(lo: Lowering, node: Node) -> None:
         lo.node = None
 
 
+def _has_place(value: Value) -> bool:
+    """Whether a value can lie in the memory of a plan."""
+    return value.known and value.dtype != "object"
+
+
 def _cut(graph: Graph) -> tuple[list[Node], Node | None, Graph | None]:
     """The nodes up to the first of unknown output size; that node; the graph behind it."""
     for at, node in enumerate(graph.nodes):
-        if all(graph.type_of(name).known for name in node.outputs if name):
+        values = [graph.type_of(name) for name in (*node.inputs, *node.outputs) if name and name not in graph.constants]
+        if all(map(_has_place, values)):
             continue
         ready, rest = list(graph.nodes[:at]), graph.nodes[at + 1 :]
         known = {value.name for value in graph.inputs} | {name for n in ready for name in n.outputs if name}
@@ -137,9 +152,10 @@ def _cut(graph: Graph) -> tuple[list[Node], Node | None, Graph | None]:
     return list(graph.nodes), None, None
 
 
-def _needed(graph: Graph, ready: list[Node], dynamic: Node, tail: Graph | None) -> list[str]:
-    here = {value.name for value in graph.inputs} | {name for node in ready for name in node.outputs if name}
-    wanted = [*graph.outputs, *dynamic.inputs, *(value.name for value in (tail.inputs if tail else ()))]
+def _needed(graph: Graph, ready: list[Node], dynamic: Node | None, tail: Graph | None) -> list[str]:
+    here = {value.name for value in graph.inputs if _has_place(value)} | {name for n in ready for name in n.outputs if name}
+    behind = (*dynamic.inputs, *(value.name for value in tail.inputs)) if dynamic and tail else ()
+    wanted = [*graph.outputs, *behind]
     return [name for name in dict.fromkeys(wanted) if name in here]
 
 
@@ -148,8 +164,6 @@ def _finish(lo: Lowering, names: list[str], inputs: dict[str, Tensor]) -> dict[s
     taken = {tensor.storage.id for tensor in inputs.values()}
     outputs: dict[str, Tensor] = {}
     for name in names:
-        if lo.constant(name) is not None:
-            continue
         lo.label = name
         tensor = lo.plain(name) if lo.dtype(name) == "float32" else lo.tensor(name)
         whole = tensor.offset == 0 and tensor.size == tensor.storage.elements and tensor.plain

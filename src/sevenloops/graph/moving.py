@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,12 +10,12 @@ import numpy as np
 
 from .operands import Operands, Shape, Type
 
-__all__ = ["concat", "slices_of", "target_shape"]
+__all__ = ["broadcast", "broadcast_sizes", "concat", "slices_of", "target_shape"]
 
 
 def concat(o: Operands) -> list[Type]:
     """Sizes add up along `axis` and agree elsewhere."""
-    shapes = [o.shape(at) for at in range(len(o.types))]
+    shapes = [o.shape(at) for at in range(max(1, len(o.types)))]
     axis = o.axis(o.node.get("axis", 0), len(shapes[0]))
     others = {shape[:axis] + shape[axis + 1 :] for shape in shapes}
     if len(others) != 1 or len({len(shape) for shape in shapes}) != 1:
@@ -27,6 +28,8 @@ def split(o: Operands) -> list[Type]:
     """Sizes of input 1, or as many equal parts as there are outputs (the last may be smaller)."""
     x, parts = o.shape(), o.node.get("num_outputs", len(o.node.outputs))
     axis = o.axis(o.node.get("axis", 0), len(x))
+    if parts < 1:
+        o.fail(f"num_outputs must be at least 1, got {parts}")
     if o.has(1):
         sizes = o.ints(1)
     else:
@@ -119,18 +122,33 @@ def unsqueeze(o: Operands) -> list[Type]:
 
 def expand(o: Operands) -> list[Type]:
     """Broadcast with the sizes of input 1, in both directions."""
-    x, wanted = o.shape(), o.ints(1)
-    try:
-        return [Type(np.broadcast_shapes(x, wanted), o.dtype())]
-    except ValueError:
-        o.fail(f"{x} cannot be broadcast with {wanted}")
+    return [Type(broadcast(o, [o.shape(), o.ints(1)]), o.dtype())]
+
+
+def broadcast(o: Operands, shapes: Sequence[Shape]) -> Shape:
+    """The size that values of all these sizes are spread to."""
+    found = broadcast_sizes(*shapes)
+    if found is None:
+        o.fail(f"{', '.join(map(str, shapes))} cannot be broadcast")
+    return found
+
+
+def broadcast_sizes(*shapes: Shape) -> Shape | None:
+    """As `numpy.broadcast_shapes`, which has at most 32 dimensions; None where they cannot be broadcast."""
+    found: list[int] = []
+    for sizes in itertools.zip_longest(*map(reversed, shapes), fillvalue=1):
+        others = {size for size in sizes if size != 1}
+        if len(others) > 1 or min(others, default=0) < 0:
+            return None
+        found.append(others.pop() if others else 1)
+    return tuple(reversed(found))
 
 
 def tile(o: Operands) -> list[Type]:
     """Every axis repeated."""
     x, repeats = o.shape(), o.ints(1)
-    if len(repeats) != len(x):
-        o.fail(f"{len(repeats)} repeats for {x}")
+    if len(repeats) != len(x) or min(repeats, default=0) < 0:
+        o.fail(f"repeats {repeats} do not fit {x}; one number of at least 0 an axis is needed")
     return [Type(tuple(size * count for size, count in zip(x, repeats)), o.dtype())]
 
 
@@ -174,8 +192,8 @@ def resize(o: Operands) -> list[Type]:
     out = list(x)
     if scaled:
         scales = o.constant(2).ravel()
-        if len(scales) != len(axes) or min(scales, default=1) <= 0:
-            o.fail(f"scales {tuple(scales)} do not fit axes {axes} of {x}")
+        if len(scales) != len(axes) or not all(0 < scale < math.inf for scale in scales):
+            o.fail(f"scales {tuple(map(float, scales))} do not fit axes {axes} of {x}; one above 0 for each is needed")
         for axis, scale, share in zip(axes, scales, _cropped(o, axes)):
             out[axis] = math.floor(np.float32(x[axis]) * np.float32(share) * np.float32(scale))
         return [Type(tuple(out), o.dtype())]
@@ -194,6 +212,8 @@ def _cropped(o: Operands, axes: Sequence[int]) -> Sequence[float]:
     roi = o.constant(1).ravel()
     if len(roi) != 2 * len(axes):
         o.fail(f"roi of {len(roi)} numbers for {len(axes)} axes")
+    if not np.isfinite(roi).all():
+        o.fail(f"roi {tuple(map(float, roi))} must be finite")
     return tuple(float(end - start) for start, end in zip(roi, roi[len(axes) :]))
 
 
@@ -204,6 +224,8 @@ def _kept_ratio(o: Operands, old: Sequence[int], sizes: Sequence[int]) -> Sequen
         return sizes
     if policy not in ("not_larger", "not_smaller"):
         o.fail(f"keep_aspect_ratio_policy {policy!r} is none of stretch, not_larger, not_smaller")
+    if 0 in old:
+        o.fail(f"sizes {tuple(old)} have no ratio to keep")
     scale = (min if policy == "not_larger" else max)(new / size for new, size in zip(sizes, old))
     return [math.floor(scale * size + 0.5) for size in old]
 

@@ -13,10 +13,12 @@ import numpy as np
 from ..errors import GraphError
 from .dtypes import ELEMENTS
 from .ir import OPSET, Graph, Node, Value
+from .limits import check_types
+from .onnx_checks import check_functions, check_node, schema_of
 from .onnx_opsets import NORMALISERS, Builder
 from .onnx_quantised import CONTRIB, MICROSOFT, QLINEAR
 from .onnx_weights import strip
-from .operands import complain
+from .operands import Type, complain, naming
 from .protos import require_onnx
 from .shape_rules import RULES
 
@@ -52,9 +54,9 @@ def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
     opsets = _opsets(model)
     try:
         return _graph(model, opsets, arrays)
-    except GraphError:
+    except (GraphError, MemoryError):
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # nobody can foresee all that a file may say
         raise GraphError(f"the ONNX model is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -160,6 +162,7 @@ def _inlined(model: Any) -> Any:
     """The model without functions of its own."""
     if not model.functions:
         return model
+    check_functions(model)
     from onnx import inliner
 
     try:
@@ -183,7 +186,8 @@ def _graph(model: Any, opsets: dict[str, int], arrays: dict[str, Array]) -> Grap
     build.types |= {value.name: value for value in inputs}
     known = {value.name for value in inputs} | set(build.constants) | {n for node in proto.node for n in node.output}
     for node in _sorted(proto.node, {value.name for value in inputs} | set(build.constants)):
-        _add(build, node, opsets, known)
+        with naming(Node(node.op_type, (), tuple(node.output), name=node.name), "cannot be read"):
+            _add(build, node, opsets, known)
     written = {name for node in build.nodes for name in node.outputs if name}
     values = {name: value for name, value in build.types.items() if name in written}
     outputs = tuple(info.name for info in proto.output)
@@ -201,6 +205,9 @@ def _add(build: Builder, proto: Any, opsets: dict[str, int], known: set[str]) ->
     captured = tuple(sorted(set().union(*map(_free, bodies)) & known)) if bodies else ()
     inputs, outputs = (*proto.input, *captured), tuple(proto.output)
     node = Node(proto.op_type, inputs, outputs, attributes, proto.name, domain, opset=opsets.get(domain, 1))
+    check_node(proto, opsets)
+    if not any(outputs):
+        return
     rewritten = REWRITTEN.get(domain, {})
     if not bodies and (node.op in rewritten or (not domain and node.op in RULES)):
         version = node.opset if domain else _version(node)
@@ -242,9 +249,8 @@ def _plainer(node: Node) -> dict[str, Any]:
 
 def _attributes(op: str, opset: int) -> Any:
     """The attributes of an operator in an opset, none where it has none there."""
-    import onnx
-
-    return onnx.defs.get_schema(op, opset, "").attributes if onnx.defs.has(op, opset, "") else {}
+    schema = schema_of(op, opset, "")
+    return {} if schema is None else schema.attributes
 
 
 def _trimmed(names: Sequence[str]) -> tuple[str, ...]:
@@ -298,7 +304,7 @@ def _free(body: Any) -> set[str]:
 def _value(info: Any) -> Value:
     """A value with its declared type; dimensions without a name get one of their own."""
     if not info.type.HasField("tensor_type"):
-        return Value(info.name, None, "object")
+        return Value(info.name, None, info.type.WhichOneof("value") or "no type")
     tensor = info.type.tensor_type
     dtype = ELEMENTS.get(tensor.elem_type, "float32")
     if not tensor.HasField("shape"):
@@ -330,6 +336,8 @@ def _array(tensor: Any, name: str) -> Array:
 def _dense(sparse: Any) -> Array:
     """A sparse constant: values, and their places as indices of the flattened array or one row of indices each."""
     values, places = _array(sparse.values, sparse.values.name), _array(sparse.indices, sparse.values.name)
+    node = Node("SparseTensor", (), (), name=sparse.values.name)
+    check_types(node, [Type(tuple(sparse.dims), values.dtype.name)])
     dense = np.zeros(tuple(sparse.dims), values.dtype)
     at = np.ravel_multi_index(tuple(places.T), dense.shape) if places.ndim == 2 else places
     dense.ravel()[at] = values

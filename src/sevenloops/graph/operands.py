@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ..errors import GraphError
+from ..errors import GraphError, KernelError, SevenLoopsError
 from .ir import Node
 
-__all__ = ["NotKnown", "Operands", "Shape", "Type", "complain"]
+__all__ = ["NotKnown", "Operands", "Shape", "Type", "complain", "naming"]
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -31,6 +32,23 @@ class Type(NamedTuple):
 def complain(node: Node, message: str) -> NoReturn:
     """Raise `GraphError` naming the node."""
     raise GraphError(f"{node.op} {node.label!r}: {message}")
+
+
+@contextmanager
+def naming(node: Node, what: str = "cannot be computed") -> Iterator[None]:
+    """Whatever goes wrong inside is a `GraphError` that names the node: nobody can foresee all that a model may say."""
+    try:
+        yield
+    except GraphError as error:
+        if str(error).startswith(f"{node.op} "):
+            raise
+        raise type(error)(f"{node.op} {node.label!r}: {error}") from error
+    except (NotKnown, SevenLoopsError):
+        raise
+    except MemoryError as error:
+        raise KernelError(f"{node.op} {node.label!r}: there is not enough memory: {error}") from error
+    except Exception as error:
+        raise GraphError(f"{node.op} {node.label!r}: {what}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from ..compile import Kernel, compile, compile_kept
 from ..compile.layer import compile_layer, layer_kept, layer_of
 from ..compile.runtime import LoadedKernel, step_list
 from ..compile.workers import compile_all
-from ..errors import KernelError, printable
+from ..errors import GraphError, KernelError, printable
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
+from .limits import current
 from .lower import Lowered
 from .lowering import Constant, PythonStep, Step, Weights, aligned
 from .memory import MemoryPlan, Span, plan_memory
@@ -127,12 +128,18 @@ class Plan:
     """
 
     def __init__(
-        self, lowered: Lowered, kernels: Sequence[Any], others: Iterable[Plan], own: bool, arena: Array | None = None
+        self,
+        lowered: Lowered,
+        kernels: Sequence[Any],
+        memory: MemoryPlan,
+        others: Iterable[Plan],
+        own: bool,
+        arena: Array | None = None,
     ) -> None:
         self.inputs, self.outputs, self.notes = lowered.inputs, lowered.outputs, lowered.notes
         self.dynamic, self.tail, self.constants = lowered.dynamic, lowered.tail, lowered.constants
         self.steps = tuple(PlannedStep(step, kernel) for step, kernel in zip(lowered.steps, kernels))
-        self.memory = _memory(lowered)
+        self.memory = memory
         size = self.memory.total_bytes
         self.arena = arena if arena is not None and arena.size >= size else aligned_empty((size,), np.uint8)
         self._keep: list[Any] = []
@@ -339,10 +346,23 @@ def compile_plan(
     `on_done(label, done, total)` is told of each kernel. What is compiled is in the cache, so an interrupted load goes on
     where it stopped. Raises the first error, after all have ended.
     """
+    memory = _memory(lowered)
+    _check_memory(lowered, memory)
     wanted: dict[Any, str] = {step.problem: step.label for step in lowered.steps if isinstance(step, Step)}
     kernels = _kernels(wanted, threads, accuracy, schedules or {}, on_done)
     by_step = [kernels[step.problem] if isinstance(step, Step) else None for step in lowered.steps]
-    return Plan(lowered, by_step, others, own, arena)
+    return Plan(lowered, by_step, memory, others, own, arena)
+
+
+def _check_memory(lowered: Lowered, memory: MemoryPlan) -> None:
+    """Raise `GraphError` for a plan that needs more memory than there may be, naming its largest step."""
+    needs, most = memory.total_bytes + sum(tensor.n_bytes for tensor in lowered.outputs.values()), current().max_bytes
+    if needs > most:
+        largest = max(lowered.steps, key=lambda step: sum(tensor.n_bytes for tensor in step.writes))
+        raise GraphError(
+            f"a run needs {needs:,} bytes beside weights, and max_bytes is {most:,}; the largest step is "
+            f"{largest.op} {largest.label!r}; smaller inputs, or a session with a larger max_bytes, would work"
+        )
 
 
 def _kernels(

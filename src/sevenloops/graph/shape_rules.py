@@ -207,9 +207,11 @@ def constant_of_shape(o: Operands) -> list[Type]:
 
 def arange(o: Operands) -> list[Type]:
     """Start, limit and step."""
-    start, limit, step = (o.constant(at).ravel()[0] for at in range(3))
-    if step == 0:
-        o.fail("the step must not be zero")
+    if any(o.constant(at).size != 1 for at in range(3)):
+        o.fail("start, limit and step must be one number each")
+    start, limit, step = (o.constant(at).item() for at in range(3))
+    if step == 0 or not all(map(math.isfinite, (start, limit, step))):
+        o.fail(f"start {start}, limit {limit} and step {step} must be finite, and the step not zero")
     return [Type((max(math.ceil((limit - start) / step), 0),), o.dtype())]
 
 
@@ -243,10 +245,7 @@ def unknown(o: Operands) -> list[Type]:
 def _broadcast(o: Operands, shapes: Sequence[Shape]) -> Shape:
     if all(shape == shapes[0] for shape in shapes):
         return shapes[0] if shapes else ()
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        o.fail(f"{', '.join(map(str, shapes))} cannot be broadcast")
+    return moving.broadcast(o, shapes)
 
 
 SAME = """

@@ -12,17 +12,21 @@ from ..errors import GraphError
 from . import windows
 from .folding import FOLDS
 from .ir import OWN, Graph, Node, Value
+from .limits import StepLimit, check_types, current, limited, n_bytes
 from .moving import slices_of
-from .operands import NotKnown, Operands, Type
+from .operands import NotKnown, Operands, Type, naming
 from .shape_rules import OWN_RULES, RULES, Rule, unknown
 
-__all__ = ["infer", "needed"]
+__all__ = ["check_asked", "infer", "needed"]
 
 Array = np.ndarray[Any, Any]
 #: Operators that give another result each time: never folded.
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 #: A folded constant may be this many times as large as the constants that it is made of, beyond the bytes of `SMALL`.
 GROWTH, SMALL = 4, 2**20
+#: All of them together may be this many times as large as the constants of the graph, beyond the bytes of `FOLDED`, and
+#: take this many steps of loops. What is beyond is computed when the network runs.
+TOTAL_GROWTH, FOLDED, FOLDED_STEPS = 16, 2**28, 2**16
 #: Operators whose outputs behind the first are optional.
 OPTIONAL_OUTPUTS = {"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"}
 #: Operators that move nothing when what they write has the size and dtype of what they read.
@@ -47,9 +51,24 @@ def infer(graph: Graph, sizes: Mapping[str, Iterable[int]] | None = None) -> Gra
     """
     inputs = _sized(graph, sizes or {})
     work = _Inference({value.name: _type(value) for value in inputs}, dict(graph.constants))
-    for node in graph.nodes:
-        work.visit(node)
+    work.allowed = FOLDED + TOTAL_GROWTH * sum(constant.nbytes for constant in graph.constants.values())
+    with limited(max_steps=min(FOLDED_STEPS, current().max_steps)), np.errstate(all="ignore"):
+        for node in graph.nodes:
+            with naming(node):
+                work.visit(node)
     return _alive(graph, inputs, work)
+
+
+def check_asked(node: Node, arrays: Iterable[Any]) -> None:
+    """Raise `GraphError` where a node asks, by the values that it reads, for what is beyond the limits."""
+    known = [array if isinstance(array, np.ndarray) else None for array in arrays]
+    types = [Type(None, "object") if array is None else Type(array.shape, array.dtype.name) for array in known]
+    given = [type_ if name else None for name, type_ in zip(node.inputs, types)]
+    with naming(node), np.errstate(all="ignore"):
+        try:
+            check_types(node, _types(Operands(node, given, known))[1])
+        except NotKnown:
+            return
 
 
 def _type(value: Value) -> Type:
@@ -90,12 +109,13 @@ def _substituted(value: Value, symbols: Mapping[str, tuple[int, str]]) -> Value:
 
 @dataclass
 class _Inference:
-    """What is known so far. `renamed` maps what an Identity wrote to what it read."""
+    """What is known so far. `renamed` maps what an Identity wrote to what it read; `allowed` bytes may yet be folded."""
 
     types: dict[str, Type]
     constants: dict[str, Array]
     nodes: list[Node] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
+    allowed: int = 0
 
     def visit(self, node: Node) -> None:
         """One node, all of whose inputs have been visited."""
@@ -105,12 +125,11 @@ class _Inference:
         if not node.domain and node.proto is None and self._vanishes(operands):
             return
         try:
-            if not node.domain and node.proto is None and node.op in windows.WINDOWED:
-                node = windows.resolve(operands)
-                operands = Operands(node, operands.types, operands.constants)
-            types = self._rule(node)(operands)
+            operands, types = _types(operands)
+            node = operands.node
         except NotKnown:
             types = unknown(operands)
+        check_types(node, types)
         if _copies(operands, types):
             self.renamed[node.outputs[0]] = node.inputs[0]
             return
@@ -130,14 +149,6 @@ class _Inference:
             constant = self.constants[name]
             return Type(constant.shape, constant.dtype.name)
         return self.types[name] if name else None
-
-    def _rule(self, node: Node) -> Rule:
-        rule = {"": RULES, OWN: OWN_RULES}.get(node.domain, {}).get(node.op)
-        if rule is None or node.proto is not None:
-            from .fallback import infer_types
-
-            rule = infer_types
-        return rule
 
     def _vanishes(self, o: Operands) -> bool:
         """Identity and Dropout: what they write is what they read."""
@@ -159,26 +170,26 @@ class _Inference:
         """The results, where they can be had now."""
         node = o.node
         if not node.domain and node.op in ("Shape", "Size") and types[0].shape is not None:
-            sizes = np.array(o.shape(), np.int64)
-            return [sizes[node.get("start", 0) : node.get("end")] if node.op == "Shape" else np.array(sizes.prod())]
-        given = [constant for name, constant in zip(node.inputs, o.constants) if name]
-        if node.op in RANDOM or node.domain == OWN or (node.op == "Dropout") or any(c is None for c in given):
+            shape = np.array(o.shape(), np.int64)
+            return [shape[node.get("start", 0) : node.get("end")] if node.op == "Shape" else np.array(shape.prod())]
+        given = [constant for name, constant in zip(node.inputs, o.constants) if name and constant is not None]
+        if node.op in RANDOM or node.domain == OWN or node.op == "Dropout" or len(given) < sum(map(bool, node.inputs)):
             return None
-        # Files without their weights have them as ConstantOfShape.
-        if node.op != "ConstantOfShape" and any(
-            t.shape is not None and _grows(t, o.constants) for t in types[: len(node.outputs)]
-        ):
+        sizes = [n_bytes(t) for t in types[: len(node.outputs)] if t.shape is not None]
+        if node.op == "ConstantOfShape":  # as files without their weights have them
+            self.allowed += TOTAL_GROWTH * sum(sizes)
+        elif sum(sizes) > min(self.allowed, SMALL + GROWTH * sum(constant.nbytes for constant in given)):
             return None
+        self.allowed -= sum(sizes)
         fold = FOLDS.get(node.op) if not node.domain and node.proto is None else None
         if fold is None:
             from .fallback import evaluate
 
             fold = evaluate
         try:
-            with np.errstate(all="ignore"):
-                results = fold(node, o.constants)
-        except (ValueError, TypeError, IndexError, OverflowError) as error:
-            o.fail(f"cannot be computed: {error}")
+            results = fold(node, o.constants)
+        except StepLimit:  # a loop of many turns is computed when the network runs
+            return None
         # Sequences and optional values of ONNX are no arrays: they stay for the evaluator.
         return [np.asarray(r) for r in results] if all(isinstance(r, (np.ndarray, np.generic)) for r in results) else None
 
@@ -199,11 +210,17 @@ def _copies(o: Operands, types: list[Type]) -> bool:
     return node.op in SAME_SIZE_SAME_VALUE or (node.op in ("Concat", "Sum", "Mean", "Max", "Min") and len(o.types) == 1)
 
 
-def _grows(made: Type, parts: Iterable[Array | None]) -> bool:
-    """Whether a constant would be much larger than what it is made of."""
-    each = np.dtype(made.dtype).itemsize
-    size = each * int(np.prod(made.shape or (1,), dtype=np.int64))
-    return size > SMALL + GROWTH * sum(part.nbytes for part in parts if part is not None)
+def _types(o: Operands) -> tuple[Operands, list[Type]]:
+    """The types of what a node writes, and its operands once more, those of a window with explicit attributes."""
+    plain = o.node.proto is None
+    if plain and not o.node.domain and o.node.op in windows.WINDOWED:
+        o = Operands(windows.resolve(o), o.types, o.constants)
+    rule: Rule | None = {"": RULES, OWN: OWN_RULES}.get(o.node.domain, {}).get(o.node.op) if plain else None
+    if rule is None:
+        from .fallback import infer_types
+
+        rule = infer_types
+    return o, rule(o)
 
 
 def _alive(graph: Graph, inputs: tuple[Value, ...], work: _Inference) -> Graph:

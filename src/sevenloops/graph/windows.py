@@ -116,8 +116,8 @@ def _kernel(o: Operands, rank: int) -> Shape:
 def _numbers(o: Operands, name: str, rank: int, least: int) -> tuple[int, ...]:
     """An attribute of one number an axis, by default the least allowed."""
     values = tuple(o.node.get(name) or (least,) * rank)
-    if len(values) != rank or min(values) < least:
-        o.fail(f"{name} must be {rank} numbers of at least {least}, got {values}")
+    if len(values) != rank or min(values) < least or max(values) >= 2**31:
+        o.fail(f"{name} must be {rank} numbers of at least {least} and below 2**31, got {values}")
     return values
 
 

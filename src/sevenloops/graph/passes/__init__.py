@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from ...errors import GraphError
+import numpy as np
+
+from ...errors import GraphError, SevenLoopsError
 from ..ir import Graph, Note
 from . import (
     activations,
@@ -63,7 +65,7 @@ PASSES: tuple[Pass, ...] = (
 def optimise(graph: Graph, skip: Collection[str] = ()) -> Graph:
     """Run all passes but those named in `skip`. The graph's notes get one for each thing done or left.
 
-    Raises `GraphError` for a name that is no pass.
+    Raises `GraphError` for a name that is no pass, and for a graph that a pass fails on.
     """
     unknown = set(skip) - {row.name for row in PASSES}
     if unknown:
@@ -71,6 +73,13 @@ def optimise(graph: Graph, skip: Collection[str] = ()) -> Graph:
     notes: list[Note] = []
     for row in PASSES:
         if row.name not in skip:
-            graph, said = row.run(graph)
+            try:
+                with np.errstate(all="ignore"):  # weights may be anything
+                    graph, said = row.run(graph)
+            except SevenLoopsError:
+                raise
+            except Exception as error:  # a node that no rule foresaw
+                message = f"the pass {row.name!r} ({row.what}) failed: {type(error).__name__}: {error}"
+                raise GraphError(f"{message}; a session with passes=False leaves layers as the model has them") from error
             notes += [replace(note, rule=row.name) for note in said]
     return graph.noting(notes)

@@ -10,9 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ..ir import OWN, Node
+from ..moving import broadcast_sizes
 from .rewrite import Rewriter
 
 __all__ = ["CHEAP", "MAX_INPUTS", "VARIADIC", "canonical", "expression_of", "same", "size_of", "substitute"]
@@ -71,7 +70,7 @@ class _Leaves:
         known = [shape for shape in shapes if shape is not None]
         output = rewriter.shape(node.outputs[0])
         whole = known and len(known) == len(shapes)
-        self.literals = bool(whole) and (known[0] == output or np.broadcast_shapes(*known) == output)
+        self.literals = bool(whole) and (known[0] == output or broadcast_sizes(*known) == output)
 
     def __call__(self, name: str) -> int | float:
         number = self.rewriter.scalar(name)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import OWN, Graph, Node, Note
+from ..moving import broadcast_sizes
 from .rewrite import Array, Rewriter
 from .weights import Layer
 
@@ -117,7 +118,7 @@ def _arithmetic(rewriter: Rewriter, node: Node) -> Affine | None:
     if shape is None or source in rewriter.constants or not _is_line(constant):
         return None
     constant = constant.astype(np.float64)
-    if len(constant.shape) > len(shape) or np.broadcast_shapes(shape, constant.shape) != shape:
+    if len(constant.shape) > len(shape) or broadcast_sizes(shape, constant.shape) != shape:
         return None
     one, zero = np.array(1.0), np.array(0.0)
     if node.op == "Add":

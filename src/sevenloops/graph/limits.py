@@ -8,17 +8,16 @@ caller, as `numpy.errstate` does, so that no function in between has to hand the
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import GraphError, KernelError
+from ..machine_detect import memory_bytes
 from .ir import Node
 from .operands import Type, complain
 
@@ -28,7 +27,6 @@ __all__ = ["MAX_STEPS", "Limits", "StepLimit", "check_types", "count_step", "cur
 MAX_STEPS = 10**7
 #: NumPy's limit.
 MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0b1" else 32
-ROOT = Path("/")
 
 
 class StepLimit(GraphError):
@@ -49,14 +47,9 @@ _LIMITS: ContextVar[Limits | None] = ContextVar("limits", default=None)
 
 
 @lru_cache(maxsize=1)
-def machine_bytes(root: Path = ROOT) -> int:
-    """The memory that this process may have: the machine's, less where a control group or a resource limit says so."""
-    found = [2**40]
-    with suppress(AttributeError, OSError, ValueError):
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for name in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # no control groups, or "max"
-            found.append(int((root / name).read_text()))
+def machine_bytes() -> int:
+    """The memory that this process may have: what its control groups grant, or less where RLIMIT_AS says so."""
+    found = [memory_bytes()]
     with suppress(ImportError, AttributeError):
         import resource
 

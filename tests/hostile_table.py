@@ -228,6 +228,12 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "cum_sum_far": lambda: one("CumSum", a=np.array(HUGE)),
     # Strings, sequences, optionals, maps.
     "string_relu": lambda: typed(None, "Relu", STRING),
+    "string_conv": lambda: make_model(
+        [N("Conv", ["x", "w"], ["y"])], inputs={"x": tensor_of("x", STRING, (1, 3, 8, 8))}, w=floats(4, 3, 3, 3)
+    ),
+    "string_matmul_in_a_loop": lambda: loop(
+        2, [N("Cast", ["a"], ["s"], to=STRING), N("MatMul", ["s", "a"], ["b"])], floats(2, 2)
+    ),
     "string_softmax": lambda: typed(None, "Softmax", STRING),
     "string_add": lambda: make_model([N("Constant", [], ["s"], value_string="a"), N("Add", ["x", "s"], ["y"])]),
     "sequence": lambda: typed(SEQUENCE),

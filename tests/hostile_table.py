@@ -55,6 +55,11 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "pad": lambda: spread("Pad", k=floats(8), n=ints(PETA, PETA)),
     "pad_reflect": lambda: spread("Pad", k=floats(8), n=ints(0, PETA), mode="reflect"),
     "constant_of_shape": lambda: spread("ConstantOfShape", to=ints(PETA)),
+    "constants_of_shapes": lambda: make_model(
+        [N("ConstantOfShape", ["to"], [f"v{i}"]) for i in range(4)] + [N("Sum", [f"v{i}" for i in range(4)], ["y"])],
+        inputs={},
+        to=ints(2**22),
+    ),
     "constant_of_shape_many": lambda: spread("ConstantOfShape", to=ints(*[2] * 60)),
     "constant_of_shape_negative": lambda: spread("ConstantOfShape", to=ints(-3)),
     "constant_of_shape_string": lambda: spread("ConstantOfShape", to=ints(3), value="seven"),

@@ -56,7 +56,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "pad_reflect": lambda: spread("Pad", k=floats(8), n=ints(0, PETA), mode="reflect"),
     "constant_of_shape": lambda: spread("ConstantOfShape", to=ints(PETA)),
     "constants_of_shapes": lambda: make_model(
-        [N("ConstantOfShape", ["to"], [f"v{i}"]) for i in range(4)] + [N("Sum", [f"v{i}" for i in range(4)], ["y"])],
+        [N("ConstantOfShape", ["to"], [f"v{i}"]) for i in range(5)] + [N("Sum", [f"v{i}" for i in range(5)], ["y"])],
         inputs={},
         to=ints(2**22),
     ),

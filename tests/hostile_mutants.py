@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 from onnx import AttributeProto, defs, helper, numpy_helper
 
 from hostile_models import N, floats, ints, loop, make_model
@@ -29,7 +30,7 @@ def convolutions() -> Any:
         N("Gemm", ["f", "m"], ["y"], transB=1),
     ]
     weights = {"w": floats(4, 3, 3, 3), "b": floats(4), "v": floats(4) + 2, "m": floats(5, 8)}
-    return make_model(nodes, s=floats(4) * 0 + [1, 1, 2, 2], **weights)
+    return make_model(nodes, s=np.array([1, 1, 2, 2], np.float32), **weights)
 
 
 def shapes() -> Any:

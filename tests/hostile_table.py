@@ -55,6 +55,11 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "pad": lambda: spread("Pad", k=floats(8), n=ints(PETA, PETA)),
     "pad_reflect": lambda: spread("Pad", k=floats(8), n=ints(0, PETA), mode="reflect"),
     "constant_of_shape": lambda: spread("ConstantOfShape", to=ints(PETA)),
+    "constants_of_shapes": lambda: make_model(
+        [N("ConstantOfShape", ["to"], [f"v{i}"]) for i in range(5)] + [N("Sum", [f"v{i}" for i in range(5)], ["y"])],
+        inputs={},
+        to=ints(2**22),
+    ),
     "constant_of_shape_many": lambda: spread("ConstantOfShape", to=ints(*[2] * 60)),
     "constant_of_shape_negative": lambda: spread("ConstantOfShape", to=ints(-3)),
     "constant_of_shape_string": lambda: spread("ConstantOfShape", to=ints(3), value="seven"),
@@ -228,6 +233,12 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "cum_sum_far": lambda: one("CumSum", a=np.array(HUGE)),
     # Strings, sequences, optionals, maps.
     "string_relu": lambda: typed(None, "Relu", STRING),
+    "string_conv": lambda: make_model(
+        [N("Conv", ["x", "w"], ["y"])], inputs={"x": tensor_of("x", STRING, (1, 3, 8, 8))}, w=floats(4, 3, 3, 3)
+    ),
+    "string_matmul_in_a_loop": lambda: loop(
+        2, [N("Cast", ["a"], ["s"], to=STRING), N("MatMul", ["s", "a"], ["b"])], floats(2, 2)
+    ),
     "string_softmax": lambda: typed(None, "Softmax", STRING),
     "string_add": lambda: make_model([N("Constant", [], ["s"], value_string="a"), N("Add", ["x", "s"], ["y"])]),
     "sequence": lambda: typed(SEQUENCE),

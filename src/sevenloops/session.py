@@ -67,8 +67,8 @@ class InferenceSession:
         schedules: of your own, by problem (or its descriptor, as `plan` prints it); the others are chosen.
         passes: False leaves layers as the model has them: slower, to see what the passes do.
         progress: is told `(label, done, total)` as kernels are compiled.
-        max_bytes: what a value may take, what is computed while loading may take together, and what a run may take beside
-            weights; by default the memory that this process may have. Checked before anything is allocated.
+        max_bytes: what a value may take, and what a run may take beside weights; by default the memory that this process
+            may have. Checked before anything is allocated.
         max_steps: so many operators may run inside of one loop of the model.
 
     A file is read once, here; it may be changed or removed afterwards. Where no other plan can be needed (every input has a

@@ -15,6 +15,7 @@ import numpy as np
 from .ir import Node
 from .limits import check_types, count_step, current
 from .operands import NotKnown, Operands, Type
+from .protos import check_objects
 
 __all__ = ["evaluator_class"]
 
@@ -69,6 +70,7 @@ def _run(run: Callable[..., Any], proto: Any, opsets: dict[str, int], *arrays: A
     limits = current()
     node = Node(proto.op_type, tuple(proto.input), tuple(proto.output), name=proto.name, domain=proto.domain)
     count_step(node)
+    check_objects(node.replace(opset=opsets.get(proto.domain, 1)), arrays)
     known = [array if isinstance(array, np.ndarray) else None for array in arrays]
     if proto.op_type in SIZED_BY_VALUES.split() or sum(array.nbytes for array in known if array is not None) > SMALL:
         _check(node.replace(proto=proto.SerializeToString(), opset=opsets.get(proto.domain, 1)), known)

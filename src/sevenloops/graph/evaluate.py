@@ -16,6 +16,7 @@ from .dtypes import element_of, name_of
 from .folding import FOLDS
 from .ir import OWN, Graph, Node
 from .operands import complain, naming
+from .protos import check_objects
 
 __all__ = ["FUSED", "MEANINGS", "compute", "evaluate", "expression_value"]
 
@@ -77,6 +78,7 @@ def compute(node: Node, arrays: Sequence[Any]) -> list[Any]:
     Raises `GraphError` naming the node for what cannot be computed, and `KernelError` where memory is too small.
     """
     with naming(node), np.errstate(all="ignore"):
+        check_objects(node, arrays)
         return _compute(node, arrays)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .ir import OWN, Node
 from .operands import NotKnown, Operands, Type, naming
-from .protos import node_proto, opsets_of, require_onnx, shapes_of, tensor_proto, type_proto
+from .protos import check_objects, node_proto, opsets_of, require_onnx, shapes_of, tensor_proto, type_proto
 
 __all__ = ["by_onnx", "evaluate", "infer_types"]
 
@@ -34,6 +34,7 @@ def evaluate(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
 def by_onnx(node: Node, arrays: Sequence[Array | None]) -> list[Any]:
     """What one node makes of its inputs, by the onnx package's reference evaluator; see `evaluate`."""
     with naming(node, "the reference evaluator of onnx failed"), np.errstate(all="ignore"):
+        check_objects(node, arrays)
         return _by_onnx(node, arrays)
 
 

@@ -12,7 +12,7 @@ from .dtypes import element_of
 from .ir import OWN, Node
 from .operands import Type, complain
 
-__all__ = ["node_proto", "opsets_of", "require_onnx", "tensor_proto", "type_proto"]
+__all__ = ["check_objects", "node_proto", "opsets_of", "require_onnx", "tensor_proto", "type_proto"]
 
 Array = np.ndarray[Any, Any]
 
@@ -60,6 +60,22 @@ def node_proto(node: Node, inputs: Sequence[str] | None = None, outputs: Sequenc
     if captured:
         del proto.input[len(proto.input) - captured :]
     return proto
+
+
+def check_objects(node: Node, arrays: Sequence[Any]) -> None:
+    """Raise `GraphError` for strings and sequences where the operator takes numbers.
+
+    They must not get as far as NumPy, whose products of objects, when they fail, leave memory damaged.
+    """
+    plain = len(arrays) - len(node.get("captured", ()))
+    for at, array in enumerate(arrays[:plain]):
+        sequence = isinstance(array, (list, dict))
+        if not sequence and getattr(array, "dtype", np.dtype(bool)).kind not in "OUS":
+            continue
+        schema = None if node.domain == OWN else _schema(node)
+        kinds = schema.inputs[min(at, len(schema.inputs) - 1)].types if schema is not None and schema.inputs else ()
+        if not any(not kind.startswith("tensor(") if sequence else kind == "tensor(string)" for kind in kinds):
+            complain(node, f"input {at} must be numbers, got {'a sequence' if sequence else 'strings'}")
 
 
 def _schema(node: Node) -> Any:

@@ -27,6 +27,8 @@ GROWTH, SMALL = 4, 2**20
 #: All of them together may be this many times as large as the constants of the graph, beyond the bytes of `FOLDED`, and
 #: take this many steps of loops. What is beyond is computed when the network runs.
 TOTAL_GROWTH, FOLDED, FOLDED_STEPS = 16, 2**28, 2**16
+#: Up to so many bytes are always folded: arithmetic on sizes.
+SIZES = 2**12
 #: Operators whose outputs behind the first are optional.
 OPTIONAL_OUTPUTS = {"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"}
 #: Operators that move nothing when what they write has the size and dtype of what they read.
@@ -109,13 +111,16 @@ def _substituted(value: Value, symbols: Mapping[str, tuple[int, str]]) -> Value:
 
 @dataclass
 class _Inference:
-    """What is known so far. `renamed` maps what an Identity wrote to what it read; `allowed` bytes may yet be folded."""
+    """What is known so far. `renamed` maps what an Identity wrote to what it read; `allowed` bytes may yet be folded, and
+    `filled` are those that ConstantOfShape made.
+    """
 
     types: dict[str, Type]
     constants: dict[str, Array]
     nodes: list[Node] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     allowed: int = 0
+    filled: int = 0
 
     def visit(self, node: Node) -> None:
         """One node, all of whose inputs have been visited."""
@@ -177,8 +182,10 @@ class _Inference:
             return None
         sizes = [n_bytes(t) for t in types[: len(node.outputs)] if t.shape is not None]
         if node.op == "ConstantOfShape":  # as files without their weights have them
+            check_types(node, types, self.filled)
+            self.filled += sum(sizes)
             self.allowed += TOTAL_GROWTH * sum(sizes)
-        elif sum(sizes) > min(self.allowed, SMALL + GROWTH * sum(constant.nbytes for constant in given)):
+        elif sum(sizes) > min(max(self.allowed, SIZES), SMALL + GROWTH * sum(constant.nbytes for constant in given)):
             return None
         self.allowed -= sum(sizes)
         fold = FOLDS.get(node.op) if not node.domain and node.proto is None else None

@@ -276,6 +276,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "loop_nested": lambda: nested_loops(4),
     "loop_matrix_of_turns": lambda: loop([1, 2], [N("Relu", ["a"], ["b"])], floats(1)),
     "loop_unknown_operator": lambda: loop(2, [N("Magic", ["a"], ["b"])], floats(1)),
+    "gather_float": lambda: one("Gather", i=floats(1)),
     "bomb": lambda: bomb(40, 2),
     "bomb_wide": lambda: bomb(6, 12),
     "functions_deep": lambda: bomb(2000, 1),
@@ -293,7 +294,6 @@ COMPUTED: dict[str, Callable[[], Any]] = {
     "identity_unnamed_output": lambda: make_model([N("Identity", ["x"], [""]), N("Relu", ["x"], ["y"])]),
     "slice_matrix": lambda: one("Slice", a=ints(0).reshape(1, 1), b=ints(HUGE).reshape(1, 1)),
     "unsqueeze_fold": lambda: spread("Unsqueeze", k=floats(1), a=ints(*range(63))),
-    "gather_float": lambda: one("Gather", i=floats(1)),
     "mod_float": lambda: spread("Mod", a=floats(2), b=floats(2)),
     "div_zero": lambda: spread("Div", a=ints(1, -(2**63)), b=ints(0, -1)),
     "div_fed_zero": lambda: make_model(

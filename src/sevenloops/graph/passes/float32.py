@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import element_of, name_of
+from ..dtypes import ELEMENTS, element_of, name_of
 from ..ir import OWN, Graph, Node, Note, Value
 from ..quantised import LIMITS, spread
 from ..shapes import needed
@@ -43,7 +43,7 @@ QUANTISED_OPERATORS = {"DequantizeLinear", "QuantizeLinear", *INTEGER_PRODUCTS}
 def costs(graph: Graph) -> list[str]:
     """What a user should know of a model whose numbers are narrower than float32: a sentence for each kind that it has."""
     dtypes = {value.dtype for value in graph.inputs} | {array.dtype.name for array in graph.constants.values()}
-    dtypes |= {name_of(node.get("to")) for node in graph.nodes if node.op == "Cast" and node.proto is None}
+    dtypes |= {ELEMENTS.get(node.get("to"), "") for node in graph.nodes if node.op == "Cast" and node.proto is None}
     found = [
         f"the model is {name}; it is computed in float32, as fast as the float32 model and in as much memory, and only its "
         f"results are rounded to {name}"

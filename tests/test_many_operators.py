@@ -19,7 +19,7 @@ from sevenloops.graph.memory import Span, plan_memory
 from sevenloops.graph.passes import optimise
 from sevenloops.graph.passes.expressions import READ, VARIADIC
 from sevenloops.graph.plan import compile_plan
-from sevenloops.graph.shapes import infer
+from sevenloops.graph.shapes import _Inference, infer
 
 SHAPE = (2, 3, 5, 7)
 CONSTANTS = {
@@ -181,14 +181,19 @@ def test_nodes_in_any_order_are_imported() -> None:
         assert [node.outputs[0] for node in load_onnx(model).nodes] == [f"v{at + 1}" for at in range(6000)]
 
 
-def test_many_sizes_that_depend_on_values_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnx", reason="the reference evaluator is in the package onnx")
+def compressing(times: int) -> Graph:
+    """A vector that loses what is too small, again and again: each time its size depends on values."""
     nodes, x = list[Node](), "x"
-    for at in range(20):
+    for at in range(times):
         nodes += [Node("Greater", (x, "low"), (f"g{at}",)), Node("Compress", (x, f"g{at}"), (f"v{at}",), {"axis": 0})]
         nodes.append(Node("Relu", (f"v{at}",), (f"r{at}",)))
         x = f"r{at}"
-    graph = Graph(tuple(nodes), (Value("x", (9,)),), (x,), {"low": CONSTANTS["low"]})
+    return Graph(tuple(nodes), (Value("x", (9,)),), (x,), {"low": CONSTANTS["low"]})
+
+
+def test_many_sizes_that_depend_on_values_are_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx", reason="the reference evaluator is in the package onnx")
+    graph = compressing(20)
     planned = list[int]()
 
     def counted(*arguments: Any, **options: Any) -> Any:
@@ -205,3 +210,26 @@ def test_many_sizes_that_depend_on_values_are_planned_once(monkeypatch: pytest.M
     np.testing.assert_array_equal(session.run(None, feeds)[0], first)
     assert len(planned) == 21
     np.testing.assert_array_equal(first, np.maximum(feeds["x"][feeds["x"] > -0.5], 0))
+
+
+def test_plans_cost_what_is_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what stands after them: 300 such operators took half a minute, for each plan read the whole rest."""
+    pytest.importorskip("onnx", reason="the reference evaluator is in the package onnx")
+    graph = compressing(20)
+    visited, optimised = list[Node](), list[Node]()
+    visit = _Inference.visit
+
+    def visiting(self: _Inference, node: Node) -> None:
+        visited.append(node)
+        visit(self, node)
+
+    def optimising(part: Graph, *arguments: Any) -> Graph:
+        optimised.extend(part.nodes)
+        return optimise(part, *arguments)
+
+    monkeypatch.setattr(_Inference, "visit", visiting)
+    monkeypatch.setattr("sevenloops.session.optimise", optimising)
+    with pytest.warns(FallbackWarning):
+        InferenceSession(graph).run(None, {"x": np.linspace(-1, 1, 9, dtype=np.float32)})
+    assert len(visited) <= 2 * len(graph.nodes)  # all of them once to find what is wrong, and each in its plan
+    assert len(optimised) <= len(graph.nodes)

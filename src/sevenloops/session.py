@@ -188,7 +188,8 @@ class InferenceSession:
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key][1]
-        lowered = lower(optimise(infer(graph or self.graph, sizes), () if self._passes else OPTIONAL_PASSES))
+        sized = infer(graph or self.graph, sizes, whole=graph is None)  # once, to find what is wrong anywhere
+        lowered = lower(sized, lambda part: optimise(part, () if self._passes else OPTIONAL_PASSES))
         if graph is None and self._may_let_go and lowered.dynamic is None:
             self.graph, self._let_go = self.graph.without_weights(), True  # from now on each goes as it is packed
             key = self._key(graph, sizes)

@@ -82,32 +82,36 @@ class Lowered:
     tail: Graph | None = None
 
 
-def lower(graph: Graph) -> Lowered:
+def lower(graph: Graph, prepare: Callable[[Graph], Graph] = lambda graph: graph) -> Lowered:
     """Lower every node up to the first whose sizes depend on values. Every value before it must have a known size.
+
+    `prepare` (the passes) rewrites the part that is lowered, and only that: the rest will be lowered when its sizes are
+    known, and with thousands of such nodes each plan would otherwise cost as much as the whole network.
 
     Strings and sequences (dtype "object") are never in the memory of a plan: an operator that reads or writes one is
     treated as one whose sizes depend on values.
     """
+    ready, dynamic, tail = _cut(graph)
+    fixed, known = [*graph.outputs, *(dynamic.inputs if dynamic else ())], graph.constants
+    graph = prepare(_head(graph, ready, dynamic, tail))
     lo = Lowering(graph)
     writers = graph.producers()
-    ready, dynamic, tail = _cut(graph)
     inputs = {}
     for value in graph.inputs:
         if value.dtype == "object":
             continue
         inputs[value.name] = lo.fresh(value.sizes, identity(len(value.sizes)), value.dtype, value.name)
         lo.bind(value.name, inputs[value.name])
-    for node in ready:
+    for node in graph.nodes:
         if node.op == "Concat" and not node.domain:
             with naming(node):
                 lo.plan_slices(node, writers, writes_slices)
-    for node in ready:
+    for node in graph.nodes:
         with naming(node):
             _lower_node(lo, node)
-    needed = _needed(graph, ready, dynamic, tail)
-    outputs = _finish(lo, needed, inputs)
-    fixed = [*graph.outputs, *(dynamic.inputs if dynamic else ())]
-    constants = {name: graph.constants[name] for name in fixed if name in graph.constants}
+    outputs = _finish(lo, [name for name in dict.fromkeys(graph.outputs) if name in inputs or name in writers], inputs)
+    known = {**known, **graph.constants}
+    constants = {name: known[name] for name in fixed if name in known}
     return Lowered(tuple(lo.steps), tuple(lo.storages), inputs, outputs, constants, graph.notes, dynamic, tail)
 
 
@@ -152,11 +156,17 @@ def _cut(graph: Graph) -> tuple[list[Node], Node | None, Graph | None]:
     return list(graph.nodes), None, None
 
 
-def _needed(graph: Graph, ready: list[Node], dynamic: Node | None, tail: Graph | None) -> list[str]:
-    here = {value.name for value in graph.inputs if _has_place(value)} | {name for n in ready for name in n.outputs if name}
-    behind = (*dynamic.inputs, *(value.name for value in tail.inputs)) if dynamic and tail else ()
-    wanted = [*graph.outputs, *behind]
-    return [name for name in dict.fromkeys(wanted) if name in here]
+def _head(graph: Graph, ready: list[Node], dynamic: Node | None, tail: Graph | None) -> Graph:
+    """The part that is lowered. It hands out what it has of the graph's outputs, and what `dynamic` and `tail` read."""
+    if dynamic is None or tail is None:
+        return graph
+    values = {name: graph.values[name] for node in ready for name in node.outputs if name}
+    here = {value.name for value in graph.inputs if _has_place(value)} | set(values)
+    wanted = dict.fromkeys([*graph.outputs, *dynamic.inputs, *(value.name for value in tail.inputs)])
+    read = {name for node in ready for name in node.inputs}
+    constants = {name: constant for name, constant in graph.constants.items() if name in read}
+    outputs = tuple(name for name in wanted if name in here)
+    return graph.replace(nodes=tuple(ready), outputs=outputs, constants=constants, values=values)
 
 
 def _finish(lo: Lowering, names: list[str], inputs: dict[str, Tensor]) -> dict[str, Tensor]:

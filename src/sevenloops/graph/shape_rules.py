@@ -251,7 +251,7 @@ def _broadcast(o: Operands, shapes: Sequence[Shape]) -> Shape:
 SAME = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Clip Cos Cosh CumSum Elu Erf Exp Floor Gelu HardSigmoid
     HardSwish Identity LRN LeakyRelu Log MeanVarianceNormalization Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid
-    Sign Sin Sinh Softplus Softsign Sqrt Tan Tanh ThresholdedRelu Trilu
+    Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu
 """
 BROADCAST = "Add BitwiseAnd BitwiseOr BitwiseXor Div Max Mean Min Mod Mul Pow Sub Sum"
 COMPARISONS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor")

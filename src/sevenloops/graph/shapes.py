@@ -35,8 +35,10 @@ OPTIONAL_OUTPUTS = {"BatchNormalization", "Dropout", "LayerNormalization", "MaxP
 SAME_SIZE_SAME_VALUE = {"Cast", "CastLike", "Expand", "Flatten", "Reshape", "Squeeze", "Tile", "Unsqueeze"}
 
 
-def infer(graph: Graph, sizes: Mapping[str, Iterable[int]] | None = None) -> Graph:
+def infer(graph: Graph, sizes: Mapping[str, Iterable[int]] | None = None, *, whole: bool = True) -> Graph:
     """The graph for inputs of given sizes (input name -> shape); those whose shape is fixed may be left out.
+
+    Without `whole`, what stands after the first node whose sizes depend on values is left as it is.
 
     In the result
 
@@ -55,9 +57,14 @@ def infer(graph: Graph, sizes: Mapping[str, Iterable[int]] | None = None) -> Gra
     work = _Inference({value.name: _type(value) for value in inputs}, dict(graph.constants))
     work.allowed = FOLDED + TOTAL_GROWTH * sum(constant.nbytes for constant in graph.constants.values())
     with limited(max_steps=min(FOLDED_STEPS, current().max_steps)), np.errstate(all="ignore"):
-        for node in graph.nodes:
+        nodes = iter(graph.nodes if whole else needed(graph.nodes, graph.outputs))
+        for node in nodes:
             with naming(node):
                 work.visit(node)
+            if not whole and not work.placed(node):
+                break
+    for node in nodes:
+        work.leave(node)
     return _alive(graph, inputs, work)
 
 
@@ -124,8 +131,7 @@ class _Inference:
 
     def visit(self, node: Node) -> None:
         """One node, all of whose inputs have been visited."""
-        if not self.renamed.keys().isdisjoint(node.inputs):
-            node = node.replace(inputs=tuple(self.renamed.get(name, name) for name in node.inputs))
+        node = self._reading(node)
         operands = Operands(node, [self.type(name) for name in node.inputs], [self.constants.get(n) for n in node.inputs])
         if not node.domain and node.proto is None and self._vanishes(operands):
             return
@@ -147,6 +153,22 @@ class _Inference:
             self.types[name] = types[at] if at < len(types) else Type(None)
         if results is None:
             self.nodes.append(node)
+
+    def placed(self, node: Node) -> bool:
+        """Whether the sizes of all that a visited node writes are known."""
+        types = [self.types[name] for name in node.outputs if name in self.types and name not in self.constants]
+        return all(t.shape is not None and t.dtype != "object" for t in types)
+
+    def leave(self, node: Node) -> None:
+        """A node as it is; nothing is known of what it writes."""
+        self.nodes.append(self._reading(node))
+        self.types.update((name, Type(None)) for name in node.outputs if name)
+
+    def _reading(self, node: Node) -> Node:
+        """The node with what an Identity read in place of what it wrote."""
+        if self.renamed.keys().isdisjoint(node.inputs):
+            return node
+        return node.replace(inputs=tuple(self.renamed.get(name, name) for name in node.inputs))
 
     def type(self, name: str) -> Type | None:
         """The type of a value; None for an input that is left out."""

@@ -167,3 +167,30 @@ def test_values_are_computed_in_the_dtype_asked_for() -> None:
 def test_operators_that_do_not_exist() -> None:
     with pytest.raises(GraphError, match="there is no such operator"):
         compute(Node("Magic", ("x",), ("y",), domain=OWN), [A])
+
+
+@pytest.mark.parametrize("condition", ["", "go"])
+@pytest.mark.parametrize("turns", [0, 1, 3])
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (1, 2, 2)])
+def test_loops(shape: tuple[int, ...], turns: int, condition: str) -> None:
+    """The condition may be left out, and what is collected has a new first axis, whatever the rank of its elements."""
+    onnx = pytest.importorskip("onnx")
+    typed = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Identity", ["go_in"], ["go_out"]),
+            onnx.helper.make_node("Add", ["v", "one"], ["sum"]),
+            onnx.helper.make_node("Neg", ["sum"], ["collected"]),
+        ],
+        "body",
+        [typed("turn", 7, []), typed("go_in", 9, []), typed("v", 1, shape)],
+        [typed("go_out", 9, []), typed("sum", 1, shape), typed("collected", 1, shape)],
+        [onnx.numpy_helper.from_array(np.array(1, np.float32), "one")],
+    )
+    proto = onnx.helper.make_node("Loop", ["turns", condition, "x"], ["last", "all"], body=body)
+    node = Node("Loop", ("turns", condition, "x"), ("last", "all"), proto=proto.SerializeToString())
+    x = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
+    last, found = by_onnx(node, [np.array(turns), np.array(True) if condition else None, x])
+    np.testing.assert_array_equal(last, x + turns)
+    expected = [-(x + turn) for turn in range(1, turns + 1)]
+    np.testing.assert_array_equal(found, np.stack(expected) if expected else np.zeros((0, *shape), np.float32), strict=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .dtypes import ELEMENTS
 from .ir import Node
 from .limits import check_types, count_step, current
 from .operands import NotKnown, Operands, Type
@@ -36,8 +37,8 @@ def evaluator_class() -> Any:
     class Evaluator(ReferenceEvaluator):
         collected = 0  # outputs of a body, counted from the last, that its loop collects
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
+        def __init__(self, *args: Any, new_ops: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, new_ops=[_loop_class()] if new_ops is None else new_ops, **kwargs)
             bodies = [(o.onnx_node, b) for o in self.rt_nodes_ for b in vars(o).values() if isinstance(b, Evaluator)]
             for owner, body in bodies:
                 body.collected = _collected(owner, body)
@@ -53,6 +54,37 @@ def evaluator_class() -> Any:
             return results
 
     return Evaluator
+
+
+@functools.lru_cache(maxsize=1)
+def _loop_class() -> Any:
+    """Loop as it is defined. That of `onnx` takes no turn where the condition is left out, and joins what it collects along
+    the first axis of the elements, where a new axis is due."""
+    from onnx.reference.ops.op_loop import Loop as Base
+
+    class Loop(Base):
+        op_domain = ""
+
+        def _run(self, turns: Any = None, go: Any = None, *carried: Any, context: Any = None, body: Any = None, **more: Any) -> Any:
+            names, collected = self.body.input_names, [list[Any]() for _ in range(self.K)]
+            turn, goes_on = 0, go is None or bool(go)
+            while goes_on and (turns is None or turn < turns):
+                given = dict(zip(names, (np.array(turn, np.int64), np.array(True), *carried)))
+                goes_on, *made = self._run_body({**(context or {}), **given}, **more)
+                carried = tuple(made[: self.N])
+                for values, value in zip(collected, made[self.N :]):
+                    values.append(value)
+                turn += 1
+            types = self.body.output_types_[1 + self.N :]
+            return (*carried, *(np.stack(v) if v else _none_of(type_) for v, type_ in zip(collected, types)))
+
+    return Loop
+
+
+def _none_of(proto: Any) -> Any:
+    """What a loop without a turn collects, by the declared type of an element; unknown sizes are 0."""
+    tensor = proto.tensor_type
+    return np.zeros((0, *(dim.dim_value for dim in tensor.shape.dim)), ELEMENTS.get(tensor.elem_type, "float32"))
 
 
 def _collected(proto: Any, body: Any) -> int:

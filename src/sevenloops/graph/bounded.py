@@ -37,8 +37,8 @@ def evaluator_class() -> Any:
     class Evaluator(ReferenceEvaluator):
         collected = 0  # outputs of a body, counted from the last, that its loop collects
 
-        def __init__(self, *args: Any, new_ops: Any = None, **kwargs: Any) -> None:
-            super().__init__(*args, new_ops=[_loop_class()] if new_ops is None else new_ops, **kwargs)
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{"new_ops": [_loop_class()], **kwargs})
             bodies = [(o.onnx_node, b) for o in self.rt_nodes_ for b in vars(o).values() if isinstance(b, Evaluator)]
             for owner, body in bodies:
                 body.collected = _collected(owner, body)
@@ -65,10 +65,12 @@ def _loop_class() -> Any:
     class Loop(Base):
         op_domain = ""
 
-        def _run(self, turns: Any = None, go: Any = None, *carried: Any, context: Any = None, body: Any = None, **more: Any) -> Any:
+        def _run(
+            self: Any, M: Any, cond: Any = None, *carried: Any, context: Any = None, body: Any = None, **more: Any
+        ) -> Any:
             names, collected = self.body.input_names, [list[Any]() for _ in range(self.K)]
-            turn, goes_on = 0, go is None or bool(go)
-            while goes_on and (turns is None or turn < turns):
+            turn, goes_on = 0, cond is None or bool(cond)
+            while goes_on and (M is None or turn < M):
                 given = dict(zip(names, (np.array(turn, np.int64), np.array(True), *carried)))
                 goes_on, *made = self._run_body({**(context or {}), **given}, **more)
                 carried = tuple(made[: self.N])

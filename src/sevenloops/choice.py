@@ -53,7 +53,8 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-#: "fast" allows every algorithm inside the error bound of its row, "strict" those that sum up as the definition does.
+#: "fast" allows every algorithm inside the error bound of its row, "strict" those that sum up as the definition does. Of
+#: these it chooses, for transposed problems, one that has no products beside the definition's (`Algorithm.edges`).
 ACCURACIES = ("fast", "strict")
 #: a prediction has to be so much below a measured time (and its prediction) to win against it
 CLEARLY = 0.8
@@ -133,7 +134,25 @@ def _allowed(problem: Problem, accuracy: str) -> list[Algorithm]:
                 reasons.append(f"{row.name}: {reason}")
     if not rows:
         raise Unsupported(f"no algorithm computes {problem}: " + "; ".join(reasons))
+    if accuracy == "strict" and isinstance(problem, ConvProblem) and _reaches_outside(problem):
+        defined = [row for row in rows if row.edges != "zeros"]
+        if any(row.name != "naive" for row in defined):  # naive alone would be hundreds of times slower
+            return defined
     return rows
+
+
+def _reaches_outside(problem: ConvProblem) -> bool:
+    """Whether a tap of a transposed problem meets an output from outside the image: the definition has no such product."""
+    if not problem.transposed:
+        return False
+    sizes = zip(problem.in_size, problem.out_size, problem.kernel, problem.stride, problem.dilation, problem.padding)
+    for size, out, taps, stride, dilation, (before, _) in sizes:
+        for tap in range(taps):
+            shift = before - tap * dilation
+            met = range(shift + -shift % stride, shift + out, stride)  # stride times the inputs that it meets
+            if met and (met[0] < 0 or met[-1] > (size - 1) * stride):
+                return True
+    return False
 
 
 def chosen_as(problem: Problem) -> Problem:

@@ -60,7 +60,7 @@ class Algorithm:
     a tile along each axis, for algorithms that transform: an input that one of them sees reaches all of them, and a weight
     all outputs of its channel. None: only outputs that have a product with it. `edges` is what becomes of a weight whose
     tap lies outside the image: `"zeros"` multiplies it by zero, which is NaN if it is not finite, `"none"` leaves the
-    product out, `"either"` depends on the schedule and the output.
+    product out, `"either"` depends on the schedule and the output, but for transposed problems, where it is `"none"`.
 
     `cost(problem, schedule, machine)` predicts the seconds of one call on all cores, weights packed, inputs where the
     call before left them (in the caches, if they fit); by it algorithms are compared where nothing has been tuned. It is a

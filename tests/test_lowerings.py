@@ -52,7 +52,7 @@ def workspace(s: Schedule, threads: int = 2, problem: ConvProblem = PROBLEM) -> 
 
 
 def test_im2col_counts() -> None:
-    """30 outputs are tasks of 12, 12 and 6, the last in 2 tiles of 4; 60 of both images are 5 tasks; 9 taps of 8 channels."""
+    """30 outputs are tasks of 12, 12 and 6, the last in 2 tiles; 60 of both images are 5 tasks; 9 taps of 8 channels."""
     lanes = PANELS * MACHINE.lanes
     columns = 4 * 2 * 30 * 9 * 8
     apart, batched = schedule("im2col", k_blocks=1, batched=False), schedule("im2col", k_blocks=1, batched=True)

@@ -17,12 +17,10 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,6 +194,8 @@ def peak_sampler(machine: Machine, threads: int) -> Callable[[float], float]:
 
 
 def _bandwidth_gbs(machine: Machine) -> float:
+    from concurrent.futures import ThreadPoolExecutor
+
     loop = _Loop(machine, bandwidth_ir(machine), "bandwidth", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
     threads = machine.cores
     round_bytes = 4 * machine.lanes * STREAM_VECTORS * STREAMS
@@ -232,6 +232,8 @@ def _aligned(size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _best_seconds(threads: int, call: Callable[[int, int], None], figure_s: float) -> float:
     """Shortest time in which `threads` threads, started together, all finish `call(thread, turn)`."""
+    from concurrent.futures import ThreadPoolExecutor
+
     barrier = threading.Barrier(threads, timeout=10)  # an error, not a standstill, if a thread cannot be started
     cpus = core_cpus()
     # Where there are more cores than threads (a quota), the system knows better than we do which of them are free.
@@ -283,6 +285,8 @@ def with_stored(machine: Machine) -> Machine:
 
 def store(machine: Machine) -> None:
     """Write the speeds to the cache directory, whole or not at all; `CacheWarning` if that cannot be done."""
+    import tempfile
+
     path = stored_path(machine)
     record = {"format": FORMAT, "machine": _identity(machine), **{name: getattr(machine, name) for name in SPEEDS}}
     try:

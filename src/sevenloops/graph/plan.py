@@ -19,7 +19,6 @@ from ..arrays import address, aligned_empty
 from ..compile import Kernel, compile, compile_kept
 from ..compile.layer import compile_layer, layer_kept, layer_of
 from ..compile.runtime import LoadedKernel, step_list
-from ..compile.workers import compile_all
 from ..errors import KernelError, printable
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
@@ -356,6 +355,10 @@ def _kernels(
             found[problem] = kernel
             on_done(label, len(found), len(wanted))
     missing = [problem for problem in wanted if problem not in found]
+    if not missing:
+        return found
+    from ..compile.workers import compile_all  # a warm start does without
+
     tasks = [functools.partial(_kernel, problem, threads, accuracy, given.get(problem)) for problem in missing]
     errors: dict[int, Exception] = {}
     for index, result in compile_all(tasks, Machine.host().cores):

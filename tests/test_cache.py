@@ -16,7 +16,7 @@ import pytest
 from problems import conv
 from sevenloops import machine_measure, records
 from sevenloops.algorithms import ALGORITHMS
-from sevenloops.compile import cache, choices, store
+from sevenloops.compile import cache, choices, store, workers
 from sevenloops.compile.build import KernelImage
 from sevenloops.errors import (
     CacheWarning,
@@ -42,7 +42,7 @@ def image(problem: ConvProblem = CONV) -> KernelImage:
 
 def test_second_build_comes_from_the_cache(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = image()
-    monkeypatch.setattr(store, "run_job", lambda *args, **kwargs: pytest.fail("compiled again"))
+    monkeypatch.setattr(workers, "run_job", lambda *args, **kwargs: pytest.fail("compiled again"))
     assert image() == first
     (entry,) = cache.entries()
     assert (entry.problem, entry.algorithm) == (str(CONV), "direct")

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def fake_measure(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replaces the measuring; lists the instruction sets that were measured."""
     calls: list[str] = []
 
-    def measure(machine: Machine) -> Machine:
+    def measure(machine: Machine, figure_s: float = 0.0) -> Machine:
         calls.append(machine.isa)
         return dataclasses.replace(machine, **SPEEDS)
 
@@ -167,10 +168,14 @@ def _args(letters: str) -> list[Any]:
     return [{"p": ctypes.c_void_p, "i": ctypes.c_int64}[letter] for letter in letters]
 
 
-def test_measured_for_real(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    monkeypatch.setattr(machine_measure, "FIGURE_S", 0.15)
-    monkeypatch.setattr(machine_measure, "_stream_bytes", lambda machine: 32 << 20)
+def test_measured_for_real(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin = time.perf_counter()
     machine = Machine.measured()
+    assert time.perf_counter() - begin < 2  # half a second where nothing else runs; each exact figure takes 0.9
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sevenloops: measuring this machine's peak and memory bandwidth, once, in half a second")
+    Machine.measured()
+    assert not capsys.readouterr().err
     assert machine.peak_gflops_core and machine.peak_gflops and machine.bandwidth_gbs
     assert 0.5 < machine.peak_gflops_core < 2000  # 64 lanes a cycle at 6 GHz would be 768
     assert machine.peak_gflops >= 0.5 * machine.peak_gflops_core

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sevenloops.compile.store import sources
+import sevenloops
+from sevenloops.algorithms import ALGORITHMS
+from sevenloops.compile.store import build_versions, sources
+from sevenloops.layers import LAYERS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sevenloops"
@@ -20,7 +25,7 @@ MAX_LINES = 400
 #: this list. The first are the values; the package's `__init__` ("sevenloops") shows what users see; nobody imports cli.
 ROOMS = {
     "values": "errors locks epilogue sizes shift problem descriptor schedule machine machine_detect machine_measure paths "
-    "reference",
+    "reference rows",
     "tools": "arrays inputs recent weights records",
     "algorithms": "algorithms",
     "layers": "layers",
@@ -166,7 +171,8 @@ def test_the_walk_finds_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
 def test_the_kernels_digest_has_all_that_builds_them() -> None:
     """Every module that `build` can reach, through functions too; the package's `__init__` only shows what there is."""
     reached: set[tuple[str, ...]] = set()
-    found: list[tuple[str, ...]] = [("sevenloops", "compile", "build")]
+    rows = (*ALGORITHMS.values(), *LAYERS.values())  # their tables name the modules, which are imported when looked up
+    found = [("sevenloops", "compile", "build"), *(tuple(row.define.__module__.split(".")) for row in rows)]
     while found:
         name = found.pop()
         if name in reached or name[:1] != ("sevenloops",) or len(name) == 1:
@@ -181,10 +187,66 @@ def test_the_kernels_digest_has_all_that_builds_them() -> None:
     assert {name for name in reached if is_module(name)} <= names
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = f"import sys, sevenloops; print([name for name in {NOT_LOADED_BY_IMPORT} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+#: A plain call, and a run of a network, that the cache has everything for.
+CALL = "x = np.ones((1, 8, 8, 8), np.float32); sevenloops.conv2d(x, np.ones((8, 8, 3, 3), np.float32))"
+RUN = """
+from sevenloops.graph.builder import GraphBuilder
+net = GraphBuilder("net")
+graph = net.graph(y=net.relu(net.conv(net.input("x", (1, 8, 8, 8)), 8, 3)))
+sevenloops.InferenceSession(graph).run(None, {"x": np.ones((1, 8, 8, 8), np.float32)})
+"""
+#: What starts processes, what is only needed to compile, and algorithms that such calls never choose.
+NOT_LOADED_WHEN_CACHED = (
+    *NOT_LOADED_BY_IMPORT, "concurrent", "multiprocessing", "subprocess", "tempfile", "importlib.metadata",
+    "sevenloops.compile.child", "sevenloops.compile.workers", "sevenloops.algorithms.fft",
+    "sevenloops.algorithms.transposed", "sevenloops.tune", "sevenloops.bench",
+)  # fmt: skip
+
+
+def loaded(code: str) -> set[str]:
+    """The modules that a process has loaded after `import sevenloops` and some code."""
+    code = f"import sevenloops, sys\n{code}\nprint(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    modules = loaded("")
+    assert "sevenloops" in modules
+    assert not {name for name in modules if name.startswith("sevenloops.")} | (modules & {"numpy", *NOT_LOADED_BY_IMPORT})
+
+
+@pytest.mark.parametrize("code", [CALL, RUN], ids=["call", "run"])
+def test_what_is_cached_loads_only_what_it_needs(code: str) -> None:
+    code = f"import numpy as np\n{code}"
+    loaded(code)  # into the cache
+    modules = loaded(code)
+    assert {"sevenloops.compile.runtime", "sevenloops.layers.transpose"} <= modules
+    assert not modules & set(NOT_LOADED_WHEN_CACHED)
+
+
+def test_public_names_are_where_type_checkers_see_them() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    typed = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == sevenloops._MODULE_OF and sorted(seen) == sevenloops.__all__
+    assert set(sevenloops.__all__) <= set(dir(sevenloops))
+    for name, module in seen.items():
+        assert getattr(sevenloops, name) is getattr(importlib.import_module(f"sevenloops.{module}"), name)
+
+
+@pytest.mark.parametrize(
+    "first", ["import sevenloops.compile.cache", "from sevenloops.compile import store", "sevenloops.conv2d", "pass"]
+)
+def test_compile_is_the_function_and_the_package(first: str) -> None:
+    """Whatever is imported first: the import system would put the package in the function's place."""
+    code = f"{first}; from sevenloops import compile; assert compile is sevenloops.compile; compile.__call__"
+    assert "sevenloops.compile.kernel" in loaded(f"{code}; from sevenloops.compile.kernel import Kernel; sevenloops.records")
+
+
+def test_a_name_that_is_not_there() -> None:
+    for name in ("convolve", "_private", "__main__"):
+        assert not hasattr(sevenloops, name)
+    assert sevenloops.records is sys.modules["sevenloops.records"]
 
 
 @pytest.mark.parametrize(
@@ -192,3 +254,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 )
 def test_no_file_is_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_versions_of_the_compiler_are_those_of_its_packages() -> None:
+    assert build_versions() == {name: importlib.metadata.version(name) for name in ("halide", "llvmlite")}

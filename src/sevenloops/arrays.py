@@ -12,12 +12,14 @@ import numpy as np
 
 from .errors import ArrayError, DtypeError
 
-__all__ = ["address", "aligned_empty", "allocator", "as_array", "check_array", "check_output"]
+__all__ = ["address", "aligned_empty", "allocator", "as_array", "check_array", "check_output", "same_bytes"]
 
 #: Vector loads that straddle two cache lines halve the speed of the hot loop; what we allocate never makes them.
 ALIGNMENT = 64
 #: Below this size the cost of a call is what counts; NumPy's own 16 bytes of alignment do.
 SMALL_BYTES = 4096
+#: Arrays are compared by so many bytes at a time.
+BLOCK_BYTES = 2**20
 Array = np.ndarray[Any, Any]
 
 
@@ -131,3 +133,12 @@ def check_output(out: Any, shape: tuple[int, ...], dtype: Any, inputs: dict[str,
     for name, array in inputs.items():
         if np.may_share_memory(out, array):  # by their bounds, which for dense arrays is memory that overlaps
             raise ArrayError(f"out overlaps {name}; give memory of its own")
+
+
+def same_bytes(a: Array, b: Array) -> bool:
+    """Whether two dense arrays have the same shape, dtype and bytes."""
+    if a is b or a.shape != b.shape or a.dtype != b.dtype:
+        return a is b
+    one, other = (array.reshape(-1).view(np.uint8) for array in (a, b))
+    blocks = (slice(start, start + BLOCK_BYTES) for start in range(0, one.size, BLOCK_BYTES))
+    return all(np.array_equal(one[block], other[block]) for block in blocks)

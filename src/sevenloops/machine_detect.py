@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -188,6 +187,8 @@ def read_caches(root: Path, cpu: int) -> dict[int, int]:
 
 
 def _sysctl() -> str:
+    import subprocess
+
     try:
         done = subprocess.run(["/usr/sbin/sysctl", "hw", "machdep.cpu"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):

@@ -3,11 +3,12 @@
 Two loops, written as LLVM IR and compiled in the process by llvmlite (no compiler needed, and no Halide: the yardstick
 should not be made by what it measures). Python threads call them through ctypes, which releases the GIL.
 
-Each figure is the *best* of many runs of some 2 ms, spread over about a second. A limit of the hardware is a limit:
-other work on the machine, a clock that is still rising or a late thread can only make a run slower, never faster, so
-the best run is the one nearest to the limit, while a mean would measure the neighbours too. Runs are shorter than the
-time slice of a busy neighbour, and every thread stays on a core of its own where the system allows it: left alone, it
-often puts two short-lived threads on one core.
+Each figure is the *best* of many runs of some 2 ms, spread over about a second (`FIGURE_S`), or over `QUICK_S` when a
+machine is first met and its user waits: that finds the peak to a few percent, the bandwidth to a tenth. A limit of the
+hardware is a limit: other work on the machine, a clock that is still rising or a late thread can only make a run slower,
+never faster, so the best run is the one nearest to the limit, while a mean would measure the neighbours too. Runs are
+shorter than the time slice of a busy neighbour, and every thread stays on a core of its own where the system allows it: left
+alone, it often puts two short-lived threads on one core.
 """
 
 from __future__ import annotations
@@ -17,12 +18,10 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["bandwidth_ir", "emit_assembly", "measure", "peak_ir", "peak_sampler", "store", "stored_path", "with_stored"]
 
 FIGURE_S = 0.9  # time spent on one figure
+QUICK_S = 0.08  # the same for the first figures of a machine; with loading LLVM, half a second in all
 RUN_S = 0.002  # a run of the peak loop is at least this long; threads start within some 0.02 ms of each other
 UNROLL = 4  # steps of every chain in one round of the peak loop
 STREAMS = 8  # places that the bandwidth loop reads from at once
@@ -56,14 +56,14 @@ LLVM_FEATURES = {
 }
 
 
-def measure(machine: Machine) -> Machine:
+def measure(machine: Machine, figure_s: float = FIGURE_S) -> Machine:
     """The same machine with its three speeds, measured here and now on `machine.cores` threads (3 to 4 s)."""
-    peak = _peak_gflops(machine, 1)
+    peak = _peak_gflops(machine, 1, figure_s)
     return dataclasses.replace(
         machine,
         peak_gflops_core=peak,
-        peak_gflops=_peak_gflops(machine, machine.cores) if machine.cores > 1 else peak,
-        bandwidth_gbs=_bandwidth_gbs(machine),
+        peak_gflops=_peak_gflops(machine, machine.cores, figure_s) if machine.cores > 1 else peak,
+        bandwidth_gbs=_bandwidth_gbs(machine, figure_s),
     )
 
 
@@ -167,8 +167,8 @@ class _Loop:
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
-def _peak_gflops(machine: Machine, threads: int) -> float:
-    return peak_sampler(machine, threads)(FIGURE_S)
+def _peak_gflops(machine: Machine, threads: int, figure_s: float) -> float:
+    return peak_sampler(machine, threads)(figure_s)
 
 
 def peak_sampler(machine: Machine, threads: int) -> Callable[[float], float]:
@@ -195,7 +195,9 @@ def peak_sampler(machine: Machine, threads: int) -> Callable[[float], float]:
     return sample
 
 
-def _bandwidth_gbs(machine: Machine) -> float:
+def _bandwidth_gbs(machine: Machine, figure_s: float) -> float:
+    from concurrent.futures import ThreadPoolExecutor
+
     loop = _Loop(machine, bandwidth_ir(machine), "bandwidth", ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
     threads = machine.cores
     round_bytes = 4 * machine.lanes * STREAM_VECTORS * STREAMS
@@ -211,7 +213,7 @@ def _bandwidth_gbs(machine: Machine) -> float:
     def read(thread: int, turn: int) -> None:
         loop.run(data[thread][turn % PARTS].ctypes.data, rounds, out[thread].ctypes.data)
 
-    best_s = _best_seconds(threads, read, FIGURE_S)
+    best_s = _best_seconds(threads, read, figure_s)
     return rounds * round_bytes * threads / best_s / 1e9
 
 
@@ -232,6 +234,8 @@ def _aligned(size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _best_seconds(threads: int, call: Callable[[int, int], None], figure_s: float) -> float:
     """Shortest time in which `threads` threads, started together, all finish `call(thread, turn)`."""
+    from concurrent.futures import ThreadPoolExecutor
+
     barrier = threading.Barrier(threads, timeout=10)  # an error, not a standstill, if a thread cannot be started
     cpus = core_cpus()
     # Where there are more cores than threads (a quota), the system knows better than we do which of them are free.
@@ -283,6 +287,8 @@ def with_stored(machine: Machine) -> Machine:
 
 def store(machine: Machine) -> None:
     """Write the speeds to the cache directory, whole or not at all; `CacheWarning` if that cannot be done."""
+    import tempfile
+
     path = stored_path(machine)
     record = {"format": FORMAT, "machine": _identity(machine), **{name: getattr(machine, name) for name in SPEEDS}}
     try:

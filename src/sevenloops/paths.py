@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 import sys
-import tempfile
 from pathlib import Path
 
 __all__ = ["cache_dir", "read_file"]
@@ -26,6 +25,8 @@ def cache_dir() -> Path:
     try:
         home = Path.home()
     except RuntimeError:  # a user id without an entry in the password file, and no $HOME
+        import tempfile
+
         user = os.getuid() if hasattr(os, "getuid") else 0
         return Path(tempfile.gettempdir()) / f"sevenloops-{user}"
     return (home / "Library/Caches" if sys.platform == "darwin" else home / ".cache").absolute() / "sevenloops"

@@ -25,7 +25,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -345,6 +344,8 @@ def _latest(records: Iterable[Record]) -> list[Record]:
 
 def _write(file: Path, records: Sequence[Record]) -> None:
     """Replace a file in one step; raises `OSError`."""
+    import tempfile
+
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from ..machine import Machine
 from ..problem import Problem
+from ..rows import Rows
 from ..schedule import Schedule
 from .base import Algorithm
-from .depthwise import DEPTHWISE
-from .direct import DIRECT
-from .fft import FFT
-from .gemm import GEMM, POINTWISE
-from .gemv import GEMV
-from .im2col import IM2COL
-from .kn2row import KN2ROW
-from .mec import MEC
-from .naive import NAIVE
-from .shift import SHIFT
-from .transposed import TRANSPOSED
-from .transposed_winograd import TRANSPOSED_WINOGRAD
-from .winograd import WINOGRAD
 
 __all__ = ["ALGORITHMS", "Algorithm", "check_schedule"]
 
-#: Every algorithm by name; the order decides only between equal predictions.
-ALGORITHMS: dict[str, Algorithm] = {
-    row.name: row
-    for row in (
-        DEPTHWISE, SHIFT, POINTWISE, DIRECT, TRANSPOSED, TRANSPOSED_WINOGRAD, GEMV, GEMM, IM2COL, MEC, KN2ROW, WINOGRAD, FFT,
-        NAIVE,
-    )
-}  # fmt: skip
+#: Every algorithm by name, and where it is; the order decides only between equal predictions.
+ALGORITHMS: Rows[Algorithm] = Rows(
+    __name__,
+    {
+        "depthwise": "depthwise:DEPTHWISE",
+        "shift": "shift:SHIFT",
+        "pointwise": "gemm:POINTWISE",
+        "direct": "direct:DIRECT",
+        "transposed": "transposed:TRANSPOSED",
+        "transposed_winograd": "transposed_winograd:TRANSPOSED_WINOGRAD",
+        "gemv": "gemv:GEMV",
+        "gemm": "gemm:GEMM",
+        "im2col": "im2col:IM2COL",
+        "mec": "mec:MEC",
+        "kn2row": "kn2row:KN2ROW",
+        "winograd": "winograd:WINOGRAD",
+        "fft": "fft:FFT",
+        "naive": "naive:NAIVE",
+    },
+)
 
 
 def check_schedule(problem: Problem, schedule: Schedule, machine: Machine) -> str | None:

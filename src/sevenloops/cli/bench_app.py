@@ -188,6 +188,24 @@ def bench_calls(
     calls_command(rounds, markdown)
 
 
+@bench_app.command("start")
+@reporting
+def bench_start(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Names of the zoo, or ONNX files.")],
+    batch: Batch = 1,
+    shape: Shape = None,
+    against: Annotated[str, typer.Option(help="Comma-separated: onnxruntime, openvino, or none.")] = "onnxruntime",
+    threads: Threads = None,
+    rounds: Rounds = 7,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+) -> None:
+    """Time whole processes, from `python -c` to a network's first result, with warm caches; and the parts of our own."""
+    from .bench import split_names
+    from .start import start_command
+
+    start_command(models, batch, shape or [], split_names(against), threads, rounds, markdown)
+
+
 @bench_app.command("markdown")
 @reporting
 def bench_markdown(files: Annotated[list[Path], typer.Argument(help="Files that --output wrote.")]) -> None:

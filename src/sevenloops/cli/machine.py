@@ -13,12 +13,12 @@ __all__ = ["machine_command", "render_machine"]
 
 
 def machine_command(json: bool = False, remeasure: bool = False) -> None:
-    """Print this machine; its speeds are measured (3 to 4 s) the first time, and again if `remeasure` is set."""
-    if remeasure or Machine.host().peak_gflops is None:
-        with Console(stderr=True).status("measuring multiply-adds and memory bandwidth (about 3 s)"):
-            machine = Machine.measured(again=remeasure)
+    """Print this machine; its speeds are measured quickly the first time, and again (3 to 4 s) if `remeasure` is set."""
+    if remeasure:
+        with Console(stderr=True).status("measuring multiply-adds and memory bandwidth (about 4 s)"):
+            machine = Machine.measured(again=True)
     else:
-        machine = Machine.host()
+        machine = Machine.measured()
     if json:
         print(json_format.dumps(machine.to_dict(), indent=2))
     else:

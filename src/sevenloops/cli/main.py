@@ -33,9 +33,10 @@ app.add_typer(tuned_app, name="tuned")
 @app.command("machine")
 @reporting
 def machine(
-    json: Json = False, remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again.")] = False
+    json: Json = False,
+    remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again, more exactly, in 4 s.")] = False,
 ) -> None:
-    """Show this machine: instruction set, caches, and what it can do at most (measured once, in about 3 s)."""
+    """Show this machine: instruction set, caches, and what it can do at most (measured once, in half a second)."""
     from .machine import machine_command
 
     machine_command(json=json, remeasure=remeasure)

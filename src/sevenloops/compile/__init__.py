@@ -13,10 +13,9 @@ from ..machine import Machine, MachineError
 from ..problem import Problem
 from ..recent import Recent
 from ..schedule import Schedule
-from .build import KernelImage
+from .build import TIME_LIMIT_S, KernelImage
 from .choices import chosen, kept
 from .kernel import BoundCall, Kernel, Packed
-from .workers import TIME_LIMIT_S, compile_all
 
 __all__ = ["BoundCall", "Kernel", "Packed", "compile", "compile_kept", "compile_many", "resolve_threads"]
 
@@ -112,6 +111,8 @@ def compile_many(
     cache, so an interrupted run goes on where it stopped. Returns the kernels in the order of `problems`.
     Raises the first error, after all have ended.
     """
+    from .workers import compile_all
+
     options: dict[str, Any] = {"algorithm": algorithm, "machine": machine, "threads": threads, "accuracy": accuracy}
     tasks = [functools.partial(compile, problem, time_limit_s=time_limit_s, **options) for problem in problems]
     results: dict[int, Kernel | Exception] = {}

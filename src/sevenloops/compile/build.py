@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ __all__ = ["KernelImage", "build_image", "build_linked", "build_runtime", "image
 #: LLVM's SLP vectoriser gathers the scalar addresses of a tile's pixels into vectors and takes them apart again in the
 #: hot loop (seen: 40 % slower). Halide reads these arguments from the environment, when it is imported.
 LLVM_ARGS = "-vectorize-slp=false"
+#: How long one kernel may compile before its worker is stopped.
+TIME_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def build_linked(problem: Problem, schedule: Schedule, machine: Machine, name: s
 
 def image_of(d: Definition, machine: Machine, name: str, dtype: str = "float32", *, asserts: bool = False) -> KernelImage:
     """Compile a definition; with `asserts` the code checks its bounds and returns an error code. Raises `HalideError`."""
+    import tempfile
+
     target = _target(machine, runtime=False, asserts=asserts)
     with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
         objects = []
@@ -134,6 +137,8 @@ def lowered_text(problem: Problem, schedule: Schedule, machine: Machine) -> dict
 
 def text_of(d: Definition, machine: Machine) -> dict[str, str]:
     """As `lowered_text`, of a definition."""
+    import tempfile
+
     import halide as hl
 
     target = _target(machine, runtime=False)
@@ -146,6 +151,8 @@ def text_of(d: Definition, machine: Machine) -> dict[str, str]:
 
 def build_runtime(machine: Machine) -> KernelImage:
     """What the kernels of a process share, linked: Halide's runtime, our thread pool, a quiet error handler."""
+    import tempfile
+
     import halide as hl
 
     with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:

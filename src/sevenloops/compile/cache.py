@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -117,6 +116,8 @@ def _verified(key: str, data: bytes) -> tuple[str, bytes] | None:
 
 def write(key: str, header: str, body: bytes, *, problem: str, algorithm: str) -> None:
     """Keep a kernel; without a usable folder or space there is a `CacheWarning` and nothing is kept."""
+    import tempfile
+
     base = _private_folder(create=True)
     if base is None:
         return

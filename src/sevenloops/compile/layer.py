@@ -13,9 +13,9 @@ from ..layers import LAYERS
 from ..machine import Machine
 from ..recent import Recent
 from ..schedule import Schedule
+from .build import TIME_LIMIT_S
 from .runtime import LoadedKernel, load
 from .store import kept_image, kernel_image
-from .workers import TIME_LIMIT_S
 
 __all__ = ["compile_layer", "layer_kept", "layer_kernel", "layer_of", "run_layer"]
 

@@ -25,12 +25,10 @@ from typing import IO, Any
 from ..errors import CompileError, CompileTimeout
 from ..machine_detect import allowed_cores, memory_bytes
 from . import child
-from .build import LLVM_ARGS
+from .build import LLVM_ARGS, TIME_LIMIT_S
 
 __all__ = ["TIME_LIMIT_S", "Worker", "compile_all", "memory_limit", "run_job"]
 
-#: How long one kernel may compile before its worker is stopped.
-TIME_LIMIT_S = 60.0
 #: How much longer this process waits, for the worker to start; the worker itself measures the time of its job.
 START_S = 30.0
 #: How long a worker waits for its next job before it ends. A new one takes about a second to start.

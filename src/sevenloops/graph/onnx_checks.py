@@ -8,19 +8,18 @@ from typing import Any
 
 from ..errors import GraphError
 from .ir import Node
+from .onnx_schemas import Schema, schema_of
 from .operands import complain
 
-__all__ = ["check_functions", "check_node", "schema_of"]
+__all__ = ["check_functions", "check_node"]
 
 #: Functions of a model are replaced by what is in them, up to so many nodes, nested so deep.
 MOST_NODES, DEEPEST = 2**17, 100
-
-
-def schema_of(op: str, opset: int, domain: str) -> Any:
-    """The schema of an operator, None where onnx has none."""
-    import onnx
-
-    return onnx.defs.get_schema(op, opset, domain) if onnx.defs.has(op, opset, domain) else None
+#: AttributeProto.AttributeType, by number.
+TYPES = (
+    "UNDEFINED", "FLOAT", "INT", "STRING", "TENSOR", "GRAPH", "FLOATS", "INTS", "STRINGS", "TENSORS", "GRAPHS",
+    "SPARSE_TENSOR", "SPARSE_TENSORS", "TYPE_PROTO", "TYPE_PROTOS",
+)  # fmt: skip
 
 
 def check_node(proto: Any, opsets: Mapping[str, int]) -> None:
@@ -35,34 +34,27 @@ def check_node(proto: Any, opsets: Mapping[str, int]) -> None:
             _check(Node(inner.op_type, (), tuple(inner.output), name=inner.name), inner, schema)
 
 
-def _check(node: Node, proto: Any, schema: Any) -> None:
+def _check(node: Node, proto: Any, schema: Schema) -> None:
     given = (
-        ("input", proto.input, schema.inputs, schema.min_input, schema.max_input),
-        ("output", proto.output, schema.outputs, schema.min_output, schema.max_output),
+        ("input", proto.input, schema.least_inputs, schema.most_inputs),
+        ("output", proto.output, schema.least_outputs, schema.most_outputs),
     )
-    for side, names, formal, least, most in given:
+    for side, names, least, most in given:
         if not least <= len(names) <= most:
             wanted = f"{least}" if least == most else f"at least {least}" if most > 2**30 else f"{least} to {most}"
             complain(node, f"has {len(names)} {side}s, but needs {wanted}")
-        for at, name in enumerate(names):
-            parameter = formal[min(at, len(formal) - 1)]
-            if not name and side == "input" and parameter.option == type(parameter.option).Single:
-                complain(node, f"leaves out its input {at}, {parameter.name!r}, which is needed")
+    for at, name in enumerate(proto.input):
+        formal, needed = schema.inputs[min(at, len(schema.inputs) - 1)]
+        if needed and not name:
+            complain(node, f"leaves out its input {at}, {formal!r}, which is needed")
     known = {attribute.name: attribute for attribute in proto.attribute}
-    for name, wanted in schema.attributes.items():
+    for name, attribute in schema.attributes.items():
         if name not in known:
-            if wanted.required:
+            if attribute.required:
                 complain(node, f"needs the attribute {name!r}")
-        elif known[name].type != int(wanted.type):
-            kind = _kind(proto, known[name].type)
-            complain(node, f"has an attribute {name!r} of {kind}; {_kind(proto, int(wanted.type))} is needed")
-
-
-def _kind(proto: Any, number: int) -> str:
-    from onnx import AttributeProto
-
-    names = {value: name for name, value in AttributeProto.AttributeType.items()}
-    return f"type {names.get(number, number)}"
+        elif known[name].type != attribute.type:
+            given_type, needed_type = (TYPES[n] if 0 <= n < len(TYPES) else n for n in (known[name].type, attribute.type))
+            complain(node, f"has an attribute {name!r} of type {given_type}; type {needed_type} is needed")
 
 
 def check_functions(model: Any) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import GraphError
+from ..errors import GraphError, SevenLoopsError
+from . import onnx_schemas
 from .dtypes import ELEMENTS
-from .ir import OPSET, Graph, Node, Value
+from .ir import OPSET, Graph, Node, Note, Value
 from .limits import check_types
-from .onnx_checks import check_functions, check_node, schema_of
+from .onnx_checks import check_functions, check_node
+from .onnx_files import array_of, by_onnx, read_bytes
+from .onnx_messages import Message, NotPlain, parse
 from .onnx_opsets import NORMALISERS, Builder
 from .onnx_quantised import CONTRIB, MICROSOFT, QLINEAR
-from .onnx_weights import strip
 from .operands import Type, complain, naming
 from .protos import require_onnx
 from .shape_rules import RULES
@@ -28,12 +29,15 @@ Array = np.ndarray[Any, Any]
 #: The oldest opset that is read. Users are told 7, from which on operators broadcast as NumPy does; of 6 what is left of
 #: it in files is read too (and in older ones, operators that did not change until then).
 OLDEST, PROMISED = 6, 7
-#: Suffixes of files that are not in the binary form.
-TEXT_FORMS = {".json", ".onnxtxt", ".onnxtext", ".prototxt", ".pbtxt", ".textproto", ".txtpb"}
 #: Names of dimensions that exporters write where they mean none.
 NAMELESS = {"", "?", "-1", "None", "unk"}
+#: AttributeProto.AttributeType, and the fields of plain attributes.
+TENSOR, FLOATS, INTS, STRINGS = 4, 6, 7, 8
+PLAIN_VALUES = {1: "f", 2: "i", 3: "s", TENSOR: "t", FLOATS: "floats", INTS: "ints", STRINGS: "strings"}
 #: What is rewritten as nodes of opset `OPSET`, by domain.
 REWRITTEN = {"": {**NORMALISERS, **QLINEAR}, MICROSOFT: CONTRIB}
+#: The operators of ONNX's own domain that are read; the others stay as they are.
+NATIVE: set[str] = {*RULES, *REWRITTEN[""]}
 
 
 def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
@@ -48,109 +52,34 @@ def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
 
     Raises `GraphError` for a file that cannot be read, is damaged, or contradicts itself.
     """
+    read, reason = read_bytes(source), ""
+    if read is not None:
+        try:
+            return _checked(parse(read.message), read.arrays)
+        except NotPlain as found:
+            reason = str(found)
     require_onnx()
-    model, arrays = _read(source)
-    model = _inlined(model)
+    model, arrays = by_onnx(source, read)
+    graph = _checked(_inlined(model), arrays)
+    slower = f"the onnx package read the model, which takes longer to import: {reason}"
+    return graph.noting([Note("missed", "", slower, "import")] if reason else [])
+
+
+def _checked(model: Any, arrays: dict[str, Array]) -> Graph:
     opsets = _opsets(model)
     try:
         return _graph(model, opsets, arrays)
-    except (GraphError, MemoryError):
+    except (SevenLoopsError, MemoryError):
         raise
     except Exception as error:  # nobody can foresee all that a file may say
         raise GraphError(f"the ONNX model is damaged: {type(error).__name__}: {error}") from error
 
 
-def _read(source: Any) -> tuple[Any, dict[str, Array]]:
-    """The model without its large weights, and those by name. Nothing that is returned depends on a file any more."""
-    import onnx
-
-    if isinstance(source, onnx.ModelProto):
-        return source, _load_external(source, None)
-    if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
-        raise GraphError(f"a path, bytes or an onnx.ModelProto is needed, got {type(source).__name__}")
-    name, path = "the bytes", None
-    try:
-        if isinstance(source, (str, os.PathLike)):
-            path, name = Path(source), str(source)
-            if path.is_dir():
-                raise GraphError(f"{name} is a folder, not an ONNX file")
-            if path.suffix in TEXT_FORMS:
-                model = onnx.load(str(path), load_external_data=False)
-                return model, _load_external(model, path.parent)
-            with open(path, "rb") as file:
-                stripped = strip(file, os.fstat(file.fileno()).st_size)
-        else:
-            data = bytes(source)  # no copy of bytes; of what the caller may still change there must be one
-            stripped = strip(data, len(data))
-        model = onnx.ModelProto.FromString(stripped.message)
-    except GraphError:
-        raise
-    except FileNotFoundError as error:
-        raise GraphError(f"there is no file {error.filename or name}") from error
-    except OSError as error:
-        raise GraphError(f"{name} cannot be read: {error}") from error
-    except Exception as error:  # protobuf's DecodeError, and what onnx raises for text forms
-        raise GraphError(f"{name} cannot be read as an ONNX model, or a damaged one: {error}") from error
-    if not model.HasField("graph"):
-        raise GraphError(f"{name}: no ONNX model, there is no graph in it")
-    return model, {**stripped.arrays, **_load_external(model, None if path is None else path.parent)}
-
-
-def _load_external(model: Any, folder: Path | None) -> dict[str, Array]:
-    """Bring in the data that tensors have in files of the model's folder, wherever in the model they are.
-
-    The data of the graph's own initializers are returned by name, so that they pass through memory once. Raises
-    `GraphError` for models without a folder, and for files that are missing, damaged, or not inside of it.
-    """
-    arrays: dict[str, Array] = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_location == tensor.EXTERNAL:
-            loaded = type(tensor)()
-            loaded.CopyFrom(tensor)
-            _load_tensor(loaded, folder)
-            arrays[tensor.name] = _array(loaded, tensor.name)
-            tensor.ClearField("data_location")
-            del tensor.external_data[:]
-    for tensor in _tensors(model):
-        if tensor.data_location == tensor.EXTERNAL:
-            _load_tensor(tensor, folder)
-    return arrays
-
-
-def _load_tensor(tensor: Any, folder: Path | None) -> None:
-    """`onnx` sees to it that no link, hard link, `..` or absolute path leads out of the folder."""
-    from onnx.external_data_helper import load_external_data_for_tensor
-
-    if folder is None:
-        raise GraphError(f"the data of {tensor.name!r} lie in another file: pass the path of the model")
-    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-    try:
-        if (folder / location).exists() and not (folder / location).is_file():
-            raise ValueError("it is no regular file")
-        load_external_data_for_tensor(tensor, str(folder))
-    except Exception as error:  # the checker of onnx has exceptions of its own
-        where = f"the data of {tensor.name!r} cannot be read from {location!r} beside the model"
-        raise GraphError(f"{where}: {error}") from error
-
-
-def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor in a message: initializers, attributes, sparse ones, those of bodies and functions."""
-    from onnx import TensorProto
-
-    if isinstance(message, TensorProto):
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in (value,) if hasattr(value, "ListFields") else value:
-                yield from _tensors(part)
-
-
 def _opsets(model: Any) -> dict[str, int]:
-    import onnx
-
     opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
-    newest = onnx.defs.onnx_opset_version()
+    newest = onnx_schemas.newest()
+    if opsets.get("", OPSET) > newest:  # perhaps the installed onnx knows more
+        newest = max(newest, require_onnx().defs.onnx_opset_version())
     if not opsets and any(not node.domain for node in model.graph.node):
         raise GraphError("the ONNX model does not say which opset it uses")
     if not 1 <= opsets.get("", OPSET) <= newest:
@@ -178,7 +107,7 @@ def _graph(model: Any, opsets: dict[str, int], arrays: dict[str, Array]) -> Grap
     build = Builder(names)
     for tensor in proto.initializer:
         given = arrays.get(tensor.name)
-        build.constants[tensor.name] = _array(tensor, tensor.name) if given is None else given
+        build.constants[tensor.name] = array_of(tensor, tensor.name) if given is None else given
     for sparse in proto.sparse_initializer:
         build.constants[sparse.values.name] = _dense(sparse)
     inputs = tuple(_value(info) for info in proto.input if info.name not in build.constants)
@@ -226,16 +155,17 @@ def _as_it_is(build: Builder, node: Node, version: int) -> bool:
 
 def _version(node: Node) -> int:
     """The opset that last changed the operator before the node's own."""
-    import onnx
-
-    try:
-        version = int(onnx.defs.get_schema(node.op, node.opset, "").since_version)
-        same = node.opset >= OLDEST or version == onnx.defs.get_schema(node.op, OLDEST, "").since_version
-    except onnx.defs.SchemaError:
+    version = _since(node.op, node.opset)
+    if version is None:
         complain(node, f"there is no such operator in opset {node.opset}")
-    if not same:
+    if node.opset < OLDEST and version != _since(node.op, OLDEST):
         complain(node, f"is of opset {node.opset}, and has changed since; opsets from {PROMISED} on can be read")
     return version
+
+
+def _since(op: str, opset: int) -> int | None:
+    schema = onnx_schemas.schema_of(op, opset)
+    return None if schema is None else schema.since
 
 
 def _plainer(node: Node) -> dict[str, Any]:
@@ -243,14 +173,14 @@ def _plainer(node: Node) -> dict[str, Any]:
     if node.opset <= OPSET:
         return dict(node.attributes)
     older, newer = _attributes(node.op, OPSET), _attributes(node.op, node.opset)
-    default = lambda name: name not in older and name in newer and _plain(newer[name].default_value)  # noqa: E731
+    default = lambda name: name not in older and name in newer and newer[name]  # noqa: E731
     return {name: value for name, value in node.attributes.items() if name in older or value != default(name)}
 
 
-def _attributes(op: str, opset: int) -> Any:
-    """The attributes of an operator in an opset, none where it has none there."""
-    schema = schema_of(op, opset, "")
-    return {} if schema is None else schema.attributes
+def _attributes(op: str, opset: int) -> dict[str, Any]:
+    """The attributes of an operator in an opset with their defaults, none where it has none there."""
+    schema = onnx_schemas.schema_of(op, opset)
+    return {} if schema is None else {name: attribute.default for name, attribute in schema.attributes.items()}
 
 
 def _trimmed(names: Sequence[str]) -> tuple[str, ...]:
@@ -318,24 +248,9 @@ def _value(info: Any) -> Value:
     return Value(info.name, tuple(dims), dtype)
 
 
-def _array(tensor: Any, name: str) -> Array:
-    """A constant; raises `GraphError` for data that do not fit its size."""
-    from onnx import numpy_helper
-
-    if tensor.data_type not in ELEMENTS:
-        raise GraphError(f"the constant {name!r} has element type {tensor.data_type}, which ONNX does not have")
-    try:
-        array = np.asarray(numpy_helper.to_array(tensor))
-    except (ValueError, TypeError) as error:
-        raise GraphError(f"the constant {name!r} is damaged: {error}") from error
-    if array.shape != tuple(tensor.dims):
-        raise GraphError(f"the constant {name!r} is damaged: {array.shape} instead of {tuple(tensor.dims)}")
-    return array
-
-
 def _dense(sparse: Any) -> Array:
     """A sparse constant: values, and their places as indices of the flattened array or one row of indices each."""
-    values, places = _array(sparse.values, sparse.values.name), _array(sparse.indices, sparse.values.name)
+    values, places = array_of(sparse.values, sparse.values.name), array_of(sparse.indices, sparse.values.name)
     node = Node("SparseTensor", (), (), name=sparse.values.name)
     check_types(node, [Type(tuple(sparse.dims), values.dtype.name)])
     dense = np.zeros(tuple(sparse.dims), values.dtype)
@@ -351,7 +266,7 @@ def _constant(proto: Any) -> Array:
     (attribute,) = proto.attribute
     name, value = attribute.name, attribute
     if name == "value":
-        return _array(value.t, proto.output[0])
+        return array_of(value.t, proto.output[0])
     if name == "sparse_value":
         return _dense(value.sparse_tensor)
     plain = _plain(attribute)
@@ -364,15 +279,23 @@ def _constant(proto: Any) -> Array:
 
 def _plain(attribute: Any) -> Any:
     """The value of an attribute: a number, str, tuple of them, or array."""
-    from onnx import helper
-
-    value: Any = helper.get_attribute_value(attribute) if attribute.type else None
-    if attribute.type == attribute.TENSOR:
-        return _array(value, attribute.name)
+    value: Any = _value_of(attribute) if attribute.type else None
+    if attribute.type == TENSOR:
+        return array_of(value, attribute.name)
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
-    if attribute.type in (attribute.INTS, attribute.FLOATS):
+    if attribute.type in (INTS, FLOATS):
         return tuple(value)
-    if attribute.type == attribute.STRINGS:
+    if attribute.type == STRINGS:
         return tuple(text.decode("utf-8", "surrogateescape") for text in value)
     return value
+
+
+def _value_of(attribute: Any) -> Any:
+    if isinstance(attribute, Message):
+        if attribute.type not in PLAIN_VALUES:
+            raise NotPlain(f"an attribute has type {attribute.type}")
+        return getattr(attribute, PLAIN_VALUES[attribute.type])
+    from onnx import helper
+
+    return helper.get_attribute_value(attribute)

@@ -18,7 +18,7 @@ import numpy as np
 from ..arrays import aligned_empty
 from .dtypes import ELEMENTS
 
-__all__ = ["Source", "Stripped", "strip"]
+__all__ = ["FIXED32", "FIXED64", "LENGTH", "VARINT", "Source", "Stripped", "strip", "varint"]
 
 Array = np.ndarray[Any, Any]
 #: A model: an open file, or bytes that nobody changes.
@@ -107,11 +107,11 @@ def _stripped_tensor(tensor: _Part, arrays: dict[str, Array]) -> bytes:
         if number == TENSOR_DIMS:
             dims += _integers(body.read())
         elif number == TENSOR_TYPE:
-            element = _varint(body.read(), 0)[0]
+            element = varint(body.read(), 0)[0]
         elif number == TENSOR_NAME:
             name = str(body.read(), "utf-8")
         elif number == TENSOR_LOCATION:
-            elsewhere = _varint(body.read(), 0)[0] != 0
+            elsewhere = varint(body.read(), 0)[0] != 0
         kept.append(whole.read())
     dtype = ELEMENTS.get(element, "")
     if raw is None or elsewhere or not name or dtype not in ("float32", "float64"):
@@ -126,7 +126,8 @@ def _stripped_tensor(tensor: _Part, arrays: dict[str, Array]) -> bytes:
 # ---------------------------------------------------------------------------------------------- wire format
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number at a place and where it ends; raises `ValueError`."""
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
@@ -144,12 +145,12 @@ def _fields(message: _Part) -> Iterator[tuple[int, _Part, _Part]]:
     at = message.start
     while at < message.end:
         start, head = at, message.part(at, at + HEAD_BYTES).read()
-        key, used = _varint(head, 0)
+        key, used = varint(head, 0)
         kind, body = key & 7, at + used
         if kind == VARINT:
-            at = start + _varint(head, used)[1]
+            at = start + varint(head, used)[1]
         elif kind == LENGTH:
-            length, used = _varint(head, used)
+            length, used = varint(head, used)
             body = start + used
             at = body + length
         elif kind in (FIXED32, FIXED64):
@@ -165,7 +166,7 @@ def _integers(body: bytes) -> list[int]:
     """The numbers of a repeated field, packed or one by one."""
     found, at = [], 0
     while at < len(body):
-        value, at = _varint(body, at)
+        value, at = varint(body, at)
         found.append(value)
     return found
 

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import address, aligned_empty
+from ..arrays import address, aligned_empty, same_bytes
 from ..compile import Kernel, compile, compile_kept
 from ..compile.layer import compile_layer, layer_kept, layer_of
 from ..compile.runtime import LoadedKernel, step_list
-from ..compile.workers import compile_all
 from ..errors import GraphError, KernelError, printable
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
@@ -34,8 +33,6 @@ __all__ = ["Plan", "PlannedStep", "StepTime", "compile_plan"]
 
 Array = np.ndarray[Any, Any]
 OnDone = Callable[[str, int, int], None]
-#: Weights are compared by so many bytes at a time.
-BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,7 @@ class Plan:
         if kernel.problem not in own:
             made = aligned(array) if kernel.algorithm in ("gemv", "naive") else kernel.pack(array).array
             found = (a for plan in (self, *self._others) for a in plan.packed.get(weights.key, {}).values())
-            own[kernel.problem] = next((a for a in found if _same(a, made)), made)
+            own[kernel.problem] = next((a for a in found if same_bytes(a, made)), made)
         return own[kernel.problem]
 
     def _read_once(self, array: Array) -> bool:
@@ -307,15 +304,6 @@ class Plan:
         return "\n".join(lines + [f"  {planned}" for planned in self.steps])
 
 
-def _same(a: Array, b: Array) -> bool:
-    """Whether two dense arrays hold the same bytes."""
-    if a is b or a.shape != b.shape or a.dtype != b.dtype:
-        return a is b
-    one, other = (array.reshape(-1).view(np.uint8) for array in (a, b))
-    blocks = (slice(start, start + BLOCK_BYTES) for start in range(0, one.size, BLOCK_BYTES))
-    return all(np.array_equal(one[block], other[block]) for block in blocks)
-
-
 def _memory(lowered: Lowered) -> MemoryPlan:
     """Offsets for all storages but the caller's."""
     external = {tensor.storage.id for tensor in (*lowered.inputs.values(), *lowered.outputs.values())}
@@ -376,6 +364,10 @@ def _kernels(
             found[problem] = kernel
             on_done(label, len(found), len(wanted))
     missing = [problem for problem in wanted if problem not in found]
+    if not missing:
+        return found
+    from ..compile.workers import compile_all  # a warm start does without
+
     tasks = [functools.partial(_kernel, problem, threads, accuracy, given.get(problem)) for problem in missing]
     errors: dict[int, Exception] = {}
     for index, result in compile_all(tasks, Machine.host().cores):

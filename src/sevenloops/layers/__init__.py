@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from .copy_slice import COPY_SLICE
-from .elementwise import ELEMENTWISE
-from .lrn import LRN_LAYER
-from .moves import CONCAT, PAD, SLICE
-from .normalize import NORMALIZE
-from .permute import PERMUTE
-from .pool import POOL
-from .reduce import REDUCE
-from .resize import RESIZE
-from .shift import SHIFT_LAYER
-from .softmax import SOFTMAX
-from .transpose import TRANSPOSE
+from ..algorithms.base import Algorithm
+from ..rows import Rows
 
 __all__ = ["LAYERS"]
 
-ROWS = (
-    TRANSPOSE,
-    SHIFT_LAYER,
-    COPY_SLICE,
-    POOL,
-    ELEMENTWISE,
-    REDUCE,
-    LRN_LAYER,
-    SOFTMAX,
-    NORMALIZE,
-    PERMUTE,
-    SLICE,
-    PAD,
-    CONCAT,
-    RESIZE,
+#: Every layer by name, and where it is.
+LAYERS: Rows[Algorithm] = Rows(
+    __name__,
+    {
+        "transpose": "transpose:TRANSPOSE",
+        "shift_layer": "shift:SHIFT_LAYER",
+        "copy_slice": "copy_slice:COPY_SLICE",
+        "pool": "pool:POOL",
+        "elementwise": "elementwise:ELEMENTWISE",
+        "reduce": "reduce:REDUCE",
+        "lrn": "lrn:LRN_LAYER",
+        "softmax": "softmax:SOFTMAX",
+        "normalize": "normalize:NORMALIZE",
+        "permute": "permute:PERMUTE",
+        "slice": "moves:SLICE",
+        "pad": "moves:PAD",
+        "concat": "moves:CONCAT",
+        "resize": "resize:RESIZE",
+    },
 )
-#: Every layer by name.
-LAYERS = {row.name: row for row in ROWS}

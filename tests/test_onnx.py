@@ -345,3 +345,18 @@ def test_what_cannot_be_written_says_why() -> None:
         unknown.save_onnx()
     with pytest.raises(GraphError, match="shift_as must be one of depthwise, slice"):
         graph.save_onnx(shift_as="magic")
+
+
+@pytest.mark.parametrize("name", [b"x@", b"cond@", b"node@", b"Exp"])
+def test_names_that_are_not_utf8_are_refused(name: bytes) -> None:
+    info = helper.make_tensor_value_info
+    branch = helper.make_graph([helper.make_node("Identity", ["x@"], ["b"])], "b", [], [info("b", FLOAT, [2])])
+    nodes = [
+        helper.make_node("If", ["cond@"], ["z"], then_branch=branch, else_branch=branch),
+        helper.make_node("Exp", ["z"], ["y"], name="node@"),
+    ]
+    inputs = [info("x@", FLOAT, [2]), info("cond@", TensorProto.BOOL, [])]
+    graph = helper.make_graph(nodes, "g", inputs, [info("y", FLOAT, [2])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    with pytest.raises(GraphError, match="a name that is not UTF-8"):
+        load_onnx(model.replace(name, name[:-1] + b"\xe9"))

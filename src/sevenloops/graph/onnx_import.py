@@ -104,6 +104,9 @@ def _graph(model: Any, opsets: dict[str, int], arrays: dict[str, Array]) -> Grap
     proto = model.graph
     names = {name for node in proto.node for side in (node.input, node.output) for name in side}
     names |= {value.name for value in (*proto.input, *proto.output, *proto.initializer)}
+    for text in (*names, proto.name, *(text for node in proto.node for text in (node.name, node.op_type, node.domain))):
+        if not isinstance(text, str):  # protobuf gives bytes then
+            raise GraphError(f"the ONNX model has a name that is not UTF-8: {text!r}")
     build = Builder(names)
     for tensor in proto.initializer:
         given = arrays.get(tensor.name)

@@ -161,7 +161,8 @@ def _version(node: Node) -> int:
 def _since(op: str, opset: int) -> int | None:
     if opset <= onnx_schemas.newest():
         return onnx_schemas.since_version(op, opset)
-    return int(require_onnx().defs.get_schema(op, opset, "").since_version)
+    defs = require_onnx().defs
+    return int(defs.get_schema(op, opset, "").since_version) if defs.has(op, opset, "") else None
 
 
 def _plainer(node: Node) -> dict[str, Any]:
@@ -177,9 +178,9 @@ def _attributes(op: str, opset: int) -> dict[str, Any]:
     """The attributes of an operator in an opset with their defaults, none where it has none there."""
     if opset <= onnx_schemas.newest():
         return onnx_schemas.attributes(op, opset)
-    return {
-        name: _plain(known.default_value) for name, known in require_onnx().defs.get_schema(op, opset, "").attributes.items()
-    }
+    defs = require_onnx().defs
+    known = defs.get_schema(op, opset, "").attributes if defs.has(op, opset, "") else {}
+    return {name: _plain(attribute.default_value) for name, attribute in known.items()}
 
 
 def _trimmed(names: Sequence[str]) -> tuple[str, ...]:

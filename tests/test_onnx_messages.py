@@ -167,3 +167,10 @@ def test_damaged_models_are_read_as_onnx_reads_them() -> None:
             assert alike(found, expected), data
             plain += not found.notes
     assert plain > 30  # many are still plain, with another number or name
+
+
+def test_newer_opsets_than_the_file_has_are_asked_of_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = plain_model()
+    expected = load_onnx(model)
+    monkeypatch.setattr(onnx_schemas, "newest", lambda: 10)
+    assert alike(load_onnx(model.SerializeToString()), expected)

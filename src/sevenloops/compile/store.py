@@ -56,9 +56,12 @@ def version_of(package: str) -> str:
     """As `importlib.metadata.version`, which takes 20 ms to import, from the name of the folder that it would read."""
     for folder in sys.path:
         with contextlib.suppress(OSError):
-            found = [name for name in os.listdir(folder) if name.startswith(f"{package}-") and name.endswith(".dist-info")]
+            names = (
+                name.removesuffix(".dist-info").split("-") for name in os.listdir(folder) if name.endswith(".dist-info")
+            )
+            found = [rest for first, *rest in names if first == package]
             if len(found) == 1:
-                return found[0][len(package) + 1 : -len(".dist-info")]
+                return "-".join(found[0])
     import importlib.metadata
 
     return importlib.metadata.version(package)

@@ -43,12 +43,14 @@ NATIVE: set[str] = {*RULES, *REWRITTEN[""]}
 def load_onnx(source: str | os.PathLike[str] | bytes | Any) -> Graph:
     """Read a network: a path (weights in files beside it are found), the bytes of a file, or an `onnx.ModelProto`.
 
-    Opsets 7 to the newest that the installed `onnx` knows (and what 6 has in common with it). Operators that have a rule
-    in `shape_rules.RULES` become nodes with the meaning of opset `OPSET`, without `proto`. Every other node (an operator
-    of its own, control flow, BatchNormalization in training) keeps its `proto` and `opset`, for the evaluator of `onnx`
-    alone; values that a body of control flow reads from outside are listed as further inputs, under the names in the
-    attribute `captured`. Initializers and Constant nodes are `constants`, of the dtype that the file has; calls of the
-    model's own functions are replaced by what is in them.
+    Opsets 7 to the newest that `onnx_schemas` or the installed `onnx` knows (and what 6 has in common with it). The `onnx`
+    package is imported only for models that `onnx_messages` does not read; a note of the graph says why.
+
+    Operators that have a rule in `shape_rules.RULES` become nodes with the meaning of opset `OPSET`, without `proto`. Every
+    other node (an operator of its own, control flow, BatchNormalization in training) keeps its `proto` and `opset`, for the
+    evaluator of `onnx` alone; values that a body of control flow reads from outside are listed as further inputs, under the
+    names in the attribute `captured`. Initializers and Constant nodes are `constants`, of the dtype that the file has; calls
+    of the model's own functions are replaced by what is in them.
 
     Raises `GraphError` for a file that cannot be read, is damaged, or contradicts itself.
     """

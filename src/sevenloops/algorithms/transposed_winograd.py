@@ -14,6 +14,7 @@ taps or of single taps only, float64.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -81,12 +82,15 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import channels_of_block, parallel_tasks, vector
 
     plan, nr = Plan.of(problem, schedule), schedule.tile_channels
     w_shape = (plan.groups * plan.ic, plan.oc, *Geometry.of(problem).kernel)
     w = image("w", w_shape)
-    lane, ic, p, rx, ry, panel = (hl.Var(v) for v in ("lane", "ic", "p", "rx", "ry", "panel"))
+    lane, ic, block, p, rx, ry, panel = (hl.Var(v) for v in ("lane", "ic", "block", "p", "rx", "ry", "panel"))
     channel = (panel % plan.panels) * nr + lane
+    partial = plan.oc % nr != 0
+    inside = hl.min(channel, plan.oc - 1) if partial else channel
     zero = hl.f64(0)
 
     def taps(axis: Axis, phase: Any) -> list[tuple[Any, Any]]:
@@ -102,8 +106,9 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
         rows = []
         for y, has_y in taps(plan.axes[0], ry):
             place = [hl.unsafe_promise_clamped(x, 0, w_shape[4] - 1), hl.unsafe_promise_clamped(y, 0, w_shape[3] - 1)]
-            value = w[(*place, 0, hl.min(channel, plan.oc - 1), (panel // plan.panels) * plan.ic + ic)]
-            rows.append(hl.select(has_x & has_y & (channel < plan.oc), hl.cast(hl.Float(64), value), zero))
+            value = hl.cast(hl.Float(64), w[(*place, 0, inside, (panel // plan.panels) * plan.ic + ic)])
+            has = has_x & has_y
+            rows.append(hl.select(has & (channel < plan.oc) if partial else has, value, zero))
         columns.append(chosen(p // plan.alpha[1], [combination(row, rows, hl.Float(64)) for row in plan.matrices[0].g]))
     value = chosen(p % plan.alpha[1], [combination(row, columns, hl.Float(64)) for row in plan.matrices[1].g])
     packed = hl.Func("packed")
@@ -111,9 +116,9 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
     shape = packed_shape(problem, schedule)
     for var, extent in zip((lane, ic, p, rx, ry, panel), reversed(shape)):
         packed.bound(var, 0, extent)
-    packed.reorder(p, rx, ry, lane, ic, panel).unroll(p)
-    if schedule.parallel:
-        packed.parallel(panel)
+    packed.split(ic, block, ic, channels_of_block(plan.ic, math.prod(w_shape[2:]), nr), hl.TailStrategy.ShiftInwards)
+    packed.reorder(lane, p, rx, ry, ic, block, panel).vectorize(lane, vector(nr)).unroll(p)
+    parallel_tasks(packed, [block, panel], shape)
     dense(packed.output_buffer(), shape)
     return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
 

@@ -67,46 +67,54 @@ def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
 
 
 def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, ic, stream, point, panel]` of `w[kx, ky, kz, ic, oc]`, raw or transformed in float64."""
+    """`packed[lane, ic, phase, stream, point, panel]` of `w[ic * taps + tap, oc]`, raw or transformed in float64."""
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import Turned, channels_of_block, parallel_tasks, vector
     from .winograd_funcs import linear_map
 
     plan = Plan.of(problem, schedule)
-    g, nr = plan.g, schedule.tile_channels
-    w_shape = (g.groups * g.oc, plan.source.ic, *plan.source.kernel)
+    g, source, nr, width = plan.g, plan.source, schedule.tile_channels, plan.stream_lanes
+    (_, kh, kw), (_, sy, sx) = source.kernel, source.stride
+    w_shape = (g.groups * g.oc, source.taps)
     w = image("w", w_shape)
-    lane, ic, stream, panel, i, j, p = (hl.Var(v) for v in ("lane", "ic", "stream", "panel", "i", "j", "p"))
-    channel = (panel % plan.panels) * nr + stream * plan.stream_lanes + lane
-    (_, kh, kw), (_, sy, sx) = plan.source.kernel, plan.source.stride
-    phase, at_oc = ic // plan.source.ic, (panel // plan.panels) * g.oc + hl.min(channel, g.oc - 1)
+    names = ("lane", "ic", "phase", "stream", "p", "panel", "i", "j", "block")
+    lane, ic, phase, stream, p, panel, i, j, block = (hl.Var(v) for v in names)
+    channel = (panel % plan.panels) * nr + stream * width + lane
+    turned = Turned(w, lane, [stream, panel], (panel // plan.panels) * g.oc + hl.min(channel, g.oc - 1))
 
     def raw(kx: Any, ky: Any) -> Any:
         kx, ky = kx * sx + phase % sx, ky * sy + phase // sx
-        value = w[hl.min(kx, kw - 1), hl.min(ky, kh - 1), 0, ic % plan.source.ic, at_oc]
+        value = turned.func[lane, ic * (kh * kw) + hl.min(ky, kh - 1) * kw + hl.min(kx, kw - 1), stream, panel]
         return value if sy * sx == 1 else hl.select((kx < kw) & (ky < kh), value, hl.f32(0))
 
-    packed = hl.Func("packed")
+    packed, maps = hl.Func("packed"), []
     if schedule.weights == "transformed":
         my, mx = plan.matrices()
-        dims = [lane, ic, stream, i, j, panel]
-        rows = linear_map("rows", my.g, dims, 3, lambda k: raw(j, k), 64)
-        both = linear_map("both", mx.g, dims, 4, lambda k: rows.func[lane, ic, stream, i, k, panel], 64)
-        value = hl.cast(hl.Float(32), both.func[lane, ic, stream, p // plan.ax, p % plan.ax, panel])
+        dims = [lane, ic, phase, stream, i, j, panel]
+        rows = linear_map("rows", my.g, dims, 4, lambda k: raw(j, k), 64)
+        both = linear_map("both", mx.g, dims, 5, lambda k: rows.func[lane, ic, phase, stream, i, k, panel], 64)
+        value = hl.cast(hl.Float(32), both.func[lane, ic, phase, stream, p // plan.ax, p % plan.ax, panel])
+        maps = [rows, both]
     else:
         value = raw(p % plan.kw, p // plan.kw)
-    packed[lane, ic, stream, p, panel] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
-    shape = packed_shape(problem, schedule)
-    for var, extent in zip((lane, ic, stream, p, panel), reversed(shape)):
+    at = (lane, ic, phase, stream, p, panel)
+    packed[at] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
+    panels, points, streams, _, _ = packed_shape(problem, schedule)
+    shape = (panels, points, streams, sy * sx, source.ic, width)
+    for var, extent in zip(at, reversed(shape)):
         packed.bound(var, 0, extent)
-    packed.reorder(p, ic, lane, stream, panel)
-    if schedule.weights == "transformed":
-        packed.unroll(p)
-        for step in (rows, both):
-            step.schedule_at(packed, ic)
-    if schedule.parallel:
-        packed.parallel(panel)
+    depth = channels_of_block(source.ic, kh * kw, width)
+    packed.split(ic, block, ic, depth, hl.TailStrategy.ShiftInwards).vectorize(lane, vector(width))
+    if maps:
+        packed.reorder(lane, p, ic, phase, block, stream, panel).unroll(p)
+        for step in maps:
+            step.schedule_at(packed, ic, vector(width))
+    else:
+        packed.reorder(lane, ic, p, phase, block, stream, panel)
+    task = parallel_tasks(packed, [block, stream, panel], shape)
+    turned.schedule_at(packed, task, width, depth * kh * kw)
     dense(packed.output_buffer(), shape)
     return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
 

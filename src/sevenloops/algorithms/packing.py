@@ -1,0 +1,68 @@
+"""Packing: weights as they are stored become panels of output channels, at the speed of memory.
+
+Where the weights of an output channel lie in one run, `w[k, oc]` with k fastest, and a panel has the channel fastest,
+packing is a transposition. A task takes a block of k for the channels of a panel, reads each channel's run through and
+turns it in squares of 8 x 8 that stay in registers (`Turned`). The block is then in L1, channel fastest, and whatever comes
+next is loads and stores of whole vectors: another order of the taps, or a transform.
+
+Tasks are blocks of input channels of a panel, so that few panels keep all cores busy too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import halide as hl
+
+__all__ = ["Turned", "channels_of_block", "parallel_tasks", "vector"]
+
+#: of a square that is turned in registers, and of the vectors that are stored
+SQUARE = 8
+#: of a turned block: half of a small L1, as what is made of it lies beside it
+BLOCK_BYTES = 8 << 10
+#: packed weights from which a fork is worth its time: some microseconds of one core
+PARALLEL_BYTES = 64 << 10
+
+
+def vector(width: int) -> int:
+    """Lanes of the vectors in which panels of `width` channels are stored."""
+    return math.gcd(width, SQUARE)
+
+
+def channels_of_block(channels: int, taps: int, width: int, block_bytes: int = BLOCK_BYTES) -> int:
+    """How many input channels a block has: as many as fit, in whole squares where there are so many."""
+    most = max(1, block_bytes // (4 * taps * width))
+    if most >= SQUARE:
+        most -= most % SQUARE
+    return min(channels, max(most, -(-SQUARE // taps)))
+
+
+def parallel_tasks(packed: Any, loops: list[Any], shape: tuple[int, ...]) -> Any:
+    """Fuse loops, the innermost first, into the tasks of a packing; on all cores if the packed weights are many."""
+    task = loops[0]
+    for loop in loops[1:]:
+        packed.fuse(task, loop, task)
+    if 4 * math.prod(shape) >= PARALLEL_BYTES:
+        packed.parallel(task)
+    return task
+
+
+class Turned:
+    """`func[lane, k, *rest] = w[k, row]` as a block in L1; `row` is an expression of `lane` and `rest`."""
+
+    def __init__(self, w: Any, lane: Any, rest: list[Any], row: Any) -> None:
+        self.lane, self.k = lane, hl.Var("k")
+        self.func, self._loaded = hl.Func("turned"), hl.Func("loaded")
+        self._loaded[(self.k, lane, *rest)] = w[self.k, row]
+        self.func[(lane, self.k, *rest)] = self._loaded[(self.k, lane, *rest)]
+
+    def schedule_at(self, func: Any, var: Any, width: int, depth: int) -> None:
+        """Compute blocks of `width` lanes and `depth` values of k at a loop level."""
+        lanes, lane, k = vector(width), self.lane, self.k
+        lo, li, ko, ki = (hl.Var(name) for name in ("lo", "li", "ko", "ki"))
+        self.func.compute_at(func, var).bound_extent(lane, width).split(lane, lo, li, lanes).vectorize(li)
+        if depth < SQUARE:
+            return
+        self.func.split(k, ko, ki, SQUARE, hl.TailStrategy.ShiftInwards).reorder(li, ki, ko, lo).unroll(ki)
+        self._loaded.compute_at(self.func, ko).vectorize(k, SQUARE).unroll(lane)

@@ -24,7 +24,7 @@ from ..machine import Machine
 from ..problem import MAX_TENSOR_BYTES, ConvProblem
 from ..schedule import Schedule
 from .base import Buffer, Definition, Geometry, ceil_div
-from .cost import FORK_CYCLES, with_memory_s
+from .cost import FORK_CYCLES, PERMUTED_BYTES_PER_CYCLE, with_memory_s
 from .phases import Axis, by_phase
 from .tiles import PARAMETERS, ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_schedules, tiled_workspace
 
@@ -97,6 +97,13 @@ class Lowered:
         """Multiply-accumulates of the product; lifting has none."""
         return tiled_macs(self.shape, tiled_part(schedule, 1))
 
+    def packing(self, schedule: Schedule) -> tuple[int, float]:
+        """Bytes of the packed weights, and what a core moves in a cycle while it permutes them."""
+        width = self.shape.oc if schedule.products == "stored" else self.g.oc
+        panels = self.g.groups * ceil_div(width, schedule.tile_channels)
+        terms = self.g.oc * self.g.taps // width
+        return 4 * panels * schedule.tile_channels * terms, PERMUTED_BYTES_PER_CYCLE
+
     def workspace(self, schedule: Schedule, threads: int) -> int:
         """The products, and the sums of one pixel for every thread."""
         sums = 4 * self.g.oc * (threads if schedule.parallel else 1)
@@ -157,10 +164,7 @@ def define_stored_pack(lowered: Lowered, schedule: Schedule) -> tuple[Any, list[
     w_shape = (g.groups * g.ic, g.oc * taps) if lowered.transposed else (g.groups * g.oc, g.ic * taps)
     w = image("w", w_shape)
     turned = None if lowered.transposed else Turned(w, c, [group], group * g.oc + hl.min(c, g.oc - 1))
-    if turned:
-        value = turned.func[channel, ic * taps + tap, group]
-    else:
-        value = w[channel * taps + tap, group * g.ic + ic]
+    value = turned.func[channel, ic * taps + tap, group] if turned else w[channel * taps + tap, group * g.ic + ic]
     packed = hl.Func("packed")
     packed[lane, ic, kx, panel, group] = value if width % nr == 0 else hl.select(column < width, value, hl.f32(0))
     shape = (g.groups, panels, columns, g.ic, nr)

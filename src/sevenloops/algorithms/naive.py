@@ -177,4 +177,5 @@ NAIVE = Algorithm(
     edges="none",
     cost=cost,
     kinds=(ConvProblem, GemmProblem),
+    reads_as_stored=True,
 )

@@ -15,6 +15,8 @@ from typing import Any
 
 import halide as hl
 
+from .base import ceil_div
+
 __all__ = ["Turned", "channels_of_block", "parallel_tasks", "vector"]
 
 #: of a square that is turned in registers, and of the vectors that are stored
@@ -31,11 +33,11 @@ def vector(width: int) -> int:
 
 
 def channels_of_block(channels: int, taps: int, width: int, block_bytes: int = BLOCK_BYTES) -> int:
-    """How many input channels a block has: as many as fit, in whole squares where there are so many."""
-    most = max(1, block_bytes // (4 * taps * width))
-    if most >= SQUARE:
-        most -= most % SQUARE
-    return min(channels, max(most, -(-SQUARE // taps)))
+    """How many input channels a block has: as many as fit, in blocks of one size and whole squares if there are so many."""
+    most = max(1, block_bytes // (4 * taps * width), ceil_div(SQUARE, taps))
+    unit = SQUARE if most >= SQUARE else 1
+    each = ceil_div(channels, ceil_div(channels, most // unit * unit))
+    return min(channels, ceil_div(each, unit) * unit)
 
 
 def parallel_tasks(packed: Any, loops: list[Any], shape: tuple[int, ...]) -> Any:

@@ -18,9 +18,9 @@ from sevenloops.machine import Machine
 from sevenloops.recent import Recent
 from sevenloops.records import Record, Result, machine_kind
 
-MACHINE = Machine.described("avx2", name="test processor", cores=2, os="linux", l3_bytes=32 << 20)
-#: 9 MB of weights for 49 pixels
-HEAVY = parse_problem("mb1 ic512 ih7 iw7 oc512 kh3 kw3 ph1 pw1")
+MACHINE = Machine.described("avx2", name="test processor", cores=2, os="linux", l2_bytes=1 << 19, l3_bytes=32 << 20)
+#: 9 MB of weights for 196 pixels
+HEAVY = parse_problem("mb1 ic512 ih14 iw14 oc512 kh3 kw3 ph1 pw1")
 
 
 @pytest.fixture(autouse=True)

@@ -75,27 +75,9 @@ def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
 
 def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
     """`packed[lane, tap, panel]` from `w[tap, c]`, zero past the last channel; tap = (kz*kh + ky)*kw + kx."""
-    import halide as hl
+    from .packing import pack_rows
 
-    from .funcs import dense, image
-    from .packing import Turned, channels_of_block, parallel_tasks, vector
-
-    oc, nr, taps = problem.out_channels, schedule.tile_channels, Geometry.of(problem).taps
-    w_shape, shape = (oc, taps), (ceil_div(oc, nr), taps, nr)
-    w = image("w", w_shape)
-    lane, tap, block, panel = (hl.Var(v) for v in ("lane", "tap", "block", "panel"))
-    packed, c = hl.Func("packed"), panel * nr + lane
-    turned = Turned(w, lane, [panel], hl.min(c, oc - 1))
-    value = turned.func[lane, tap, panel]
-    packed[lane, tap, panel] = value if oc % nr == 0 else hl.select(c < oc, value, hl.f32(0))
-    for var, extent in zip((lane, tap, panel), reversed(shape)):
-        packed.bound(var, 0, extent)
-    depth = channels_of_block(taps, 1, nr)
-    packed.split(tap, block, tap, depth, hl.TailStrategy.ShiftInwards)
-    packed.reorder(lane, tap, block, panel).vectorize(lane, vector(nr))
-    turned.schedule_at(packed, parallel_tasks(packed, [block, panel], shape), nr, depth)
-    dense(packed.output_buffer(), shape)
-    return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
+    return pack_rows("w", (problem.out_channels, Geometry.of(problem).taps), schedule.tile_channels)
 
 
 def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:

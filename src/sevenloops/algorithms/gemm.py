@@ -63,29 +63,26 @@ def define_pack(problem: GemmProblem, schedule: Schedule, streams: int) -> tuple
     import halide as hl
 
     from .funcs import dense, image
-    from .packing import Turned, channels_of_block, parallel_tasks, vector
+    from .packing import pack_rows, parallel_tasks, vector
 
     nr = schedule.tile_channels
+    if problem.trans_b:
+        return pack_rows("b", problem.b_shape, nr, streams)
     width = nr // streams
     shape = (ceil_div(problem.n, nr), streams, problem.k, width)
     b = image("b", problem.b_shape)
     lane, k, block, stream, panel = (hl.Var(v) for v in ("lane", "k", "block", "stream", "panel"))
     column = panel * nr + stream * width + lane
-    inside = hl.min(column, problem.n - 1)
     packed = hl.Func("packed")
-    turned = Turned(b, lane, [stream, panel], inside) if problem.trans_b else None
-    value = turned.func[lane, k, stream, panel] if turned else b[column if problem.n % nr == 0 else inside, k]
-    packed[lane, k, stream, panel] = value if problem.n % nr == 0 else hl.select(column < problem.n, value, hl.f32(0))
+    if problem.n % nr == 0:
+        packed[lane, k, stream, panel] = b[column, k]
+    else:
+        packed[lane, k, stream, panel] = hl.select(column < problem.n, b[hl.min(column, problem.n - 1), k], hl.f32(0))
     for var, extent in zip((lane, k, stream, panel), reversed(shape)):
         packed.bound(var, 0, extent)
-    depth = channels_of_block(problem.k, 1, width) if turned else min(ROWS, problem.k)
-    packed.split(k, block, k, depth, hl.TailStrategy.ShiftInwards).vectorize(lane, vector(width))
-    if turned:
-        packed.reorder(lane, k, block, stream, panel)
-        turned.schedule_at(packed, parallel_tasks(packed, [block, stream, panel], shape), width, depth)
-    else:  # rows of B are read through, each for all panels
-        packed.reorder(lane, k, stream, panel, block)
-        parallel_tasks(packed, [block], shape)
+    packed.split(k, block, k, min(ROWS, problem.k), hl.TailStrategy.ShiftInwards).vectorize(lane, vector(width))
+    packed.reorder(lane, k, stream, panel, block)  # rows of B are read through, each for all panels
+    parallel_tasks(packed, [block], shape)
     dense(packed.output_buffer(), shape)
     return packed, [b], [Buffer("b", problem.b_shape), Buffer("packed", shape)]
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import halide as hl
 
-from .base import ceil_div
+from .base import Buffer, ceil_div
+from .funcs import dense, image
 
-__all__ = ["Turned", "channels_of_block", "parallel_tasks", "vector"]
+__all__ = ["Turned", "channels_of_block", "pack_rows", "parallel_tasks", "vector"]
 
 #: of a square that is turned in registers, and of the vectors that are stored
 SQUARE = 8
@@ -68,3 +69,24 @@ class Turned:
             return
         self.func.split(k, ko, ki, SQUARE, hl.TailStrategy.ShiftInwards).reorder(li, ki, ko, lo).unroll(ki)
         self._loaded.compute_at(self.func, ko).vectorize(k, SQUARE).unroll(lane)
+
+
+def pack_rows(name: str, shape: tuple[int, int], nr: int, streams: int = 1) -> tuple[Any, list[Any], list[Buffer]]:
+    """`packed[lane, k, stream, panel]` from `w[k, row]` of `shape` (rows, k), `nr` rows a panel, zero past the last row."""
+    (rows, length), width = shape, nr // streams
+    w = image(name, shape)
+    lane, k, block, stream, panel = (hl.Var(v) for v in ("lane", "k", "block", "stream", "panel"))
+    row = panel * nr + stream * width + lane
+    turned = Turned(w, lane, [stream, panel], hl.min(row, rows - 1))
+    value = turned.func[lane, k, stream, panel]
+    packed = hl.Func("packed")
+    packed[lane, k, stream, panel] = value if rows % nr == 0 else hl.select(row < rows, value, hl.f32(0))
+    out_shape = (ceil_div(rows, nr), streams, length, width)
+    for var, extent in zip((lane, k, stream, panel), reversed(out_shape)):
+        packed.bound(var, 0, extent)
+    depth = channels_of_block(length, 1, width)
+    packed.split(k, block, k, depth, hl.TailStrategy.ShiftInwards)
+    packed.reorder(lane, k, block, stream, panel).vectorize(lane, vector(width))
+    turned.schedule_at(packed, parallel_tasks(packed, [block, stream, panel], out_shape), width, depth)
+    dense(packed.output_buffer(), out_shape)
+    return packed, [w], [Buffer(name, shape), Buffer("packed", out_shape)]

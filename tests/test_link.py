@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import sevenloops
-from sevenloops import records
+from sevenloops import choice, records
 from sevenloops.arrays import address
 from sevenloops.compile import Kernel, cache, choices, compile_kept, runtime, store
 from sevenloops.compile.build import KernelImage, build_image
@@ -139,6 +139,9 @@ def test_a_choice_is_made_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch)
     assert choices.kept(SMALL, machine, "fast") == first
     assert choices.chosen(SMALL, machine, "fast", None) == first
     assert choices.kept(SMALL, machine, "strict") is None
+    monkeypatch.setattr(choices, "choose", choice.choose)
+    assert "new in every call" in choices.chosen(SMALL, machine, "fast", None, weights="varying")[1]
+    assert choices.kept(SMALL, machine, "fast") == first
     assert choices.kept(SMALL, dataclasses.replace(machine, l2_bytes=machine.l2_bytes * 2), "fast") is None
 
 
@@ -164,7 +167,7 @@ def test_a_kept_schedule_that_does_not_fit_is_not_used(own_cache: Path, monkeypa
     forget(monkeypatch)
     wrong = Schedule("direct", nothing=1) if good[0].algorithm != "direct" else Schedule("im2col", nothing=1)
     header = json.dumps({"schedule": wrong.to_json(), "why": "a test"})
-    key = choices._key(SMALL, Machine.host(), "fast", None, False)
+    key = choices._key(SMALL, Machine.host(), "fast", None, False, "constant")
     cache.write(key, header, b"", problem=str(SMALL), algorithm="(choice)")
     assert choices.kept(SMALL, Machine.host(), "fast") is None
 

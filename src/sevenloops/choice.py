@@ -8,8 +8,12 @@
    (`Algorithm.predicted_s`), times a factor that the records of this machine have taught: the mean of measured over
    predicted time of that algorithm for the most similar problems.
 
-The choice depends on the problem, the machine, the records and `accuracy` alone; not on the threads of a call, so that
-results do not. Nothing is measured.
+Weights that are `"varying"`, new in every call, are packed in every call: what that takes by the cost model
+(`Algorithm.pack_s`) is part of all times, measured ones too, as records are of weights packed before. Other schedules may
+be the best then, of fewer bytes, so predictions of all algorithms compete with the record.
+
+The choice depends on the problem, the machine, the records, `accuracy` and `weights` alone; not on the threads of a call, so
+that results do not. Nothing is measured.
 """
 
 from __future__ import annotations
@@ -40,10 +44,12 @@ from .schedule import Schedule
 
 __all__ = [
     "ACCURACIES",
+    "WEIGHTS",
     "Candidate",
     "Choice",
     "candidates",
     "check_accuracy",
+    "check_weights",
     "choose",
     "chosen_as",
     "forced",
@@ -56,6 +62,8 @@ Floats = npt.NDArray[np.float64]
 #: "fast" allows every algorithm inside the error bound of its row, "strict" those that sum up as the definition does. Of
 #: these it chooses, for transposed problems, one that has no products beside the definition's (`Algorithm.edges`).
 ACCURACIES = ("fast", "strict")
+#: "constant" weights are packed once, "varying" ones in every call
+WEIGHTS = ("constant", "varying")
 #: a prediction has to be so much below a measured time (and its prediction) to win against it
 CLEARLY = 0.8
 #: how many records of similar problems teach a factor, and the weight of a factor of one among them
@@ -66,21 +74,26 @@ FACTORS = (0.25, 4.0)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One algorithm's offer: its schedule, the time predicted for it (`factor` included), and the measured one if known."""
+    """One algorithm's offer: its schedule, the time predicted for it (`factor` included), and the measured one if known.
+
+    `pack_s` is predicted for packing the weights in the call; 0 if they are packed before.
+    """
 
     schedule: Schedule
     predicted_s: float
     factor: float = 1.0
     measured_s: float | None = None
+    pack_s: float = 0.0
 
     @property
     def expected_s(self) -> float:
-        """Measured if that is known, else predicted."""
-        return self.predicted_s if self.measured_s is None else self.measured_s
+        """Measured if that is known, else predicted; with packing."""
+        return self.pack_s + (self.predicted_s if self.measured_s is None else self.measured_s)
 
     def __str__(self) -> str:
         how = "predicted" if self.measured_s is None else "measured"
-        return f"{self.schedule.algorithm} {1e3 * self.expected_s:.4g} ms {how}"
+        packing = f", {1e3 * self.pack_s:.4g} of it packing" if self.pack_s else ""
+        return f"{self.schedule.algorithm} {1e3 * self.expected_s:.4g} ms {how}{packing}"
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,12 @@ def check_accuracy(accuracy: str) -> None:
     """Raise `ProblemError` unless it is one of `ACCURACIES`."""
     if accuracy not in ACCURACIES:
         raise ProblemError(f"accuracy must be one of {', '.join(ACCURACIES)}, got {accuracy!r}")
+
+
+def check_weights(weights: str) -> None:
+    """Raise `ProblemError` unless it is one of `WEIGHTS`."""
+    if weights not in WEIGHTS:
+        raise ProblemError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
 
 
 def forced(problem: Problem, name: str, accuracy: str = "fast") -> Algorithm:
@@ -162,14 +181,22 @@ def chosen_as(problem: Problem) -> Problem:
 
 
 def choose(
-    problem: Problem, machine: Machine, *, accuracy: str = "fast", algorithm: str | None = None, in_network: bool = False
+    problem: Problem,
+    machine: Machine,
+    *,
+    accuracy: str = "fast",
+    algorithm: str | None = None,
+    in_network: bool = False,
+    weights: str = "constant",
 ) -> Choice:
     """The schedule for a problem on a machine, alone or `in_network`, of the algorithm given or of any; see above.
 
-    Raises `Unsupported` if no algorithm computes it, or not the one given; `ProblemError` for another accuracy.
+    Raises `Unsupported` if no algorithm computes it, or not the one given; `ProblemError` for another accuracy or `weights`.
     """
     check_accuracy(accuracy)
-    return _choose(chosen_as(problem), machine, accuracy, algorithm, in_network, records.generation, records.path())
+    check_weights(weights)
+    varying, state = weights == "varying", (records.generation, records.path())
+    return _choose(chosen_as(problem), machine, accuracy, algorithm, in_network, varying, *state)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -179,22 +206,24 @@ def _choose(
     accuracy: str,
     algorithm: str | None,
     in_network: bool,
+    varying: bool,
     generation: int,
     path: Path,
 ) -> Choice:
     rows = [forced(problem, algorithm, accuracy)] if algorithm else _allowed(problem, accuracy)
     given = "the algorithm was given; " if algorithm else ""
+    given += "the weights are new in every call; " if varying else ""
     record = records.find(problem, machine)
     if record is not None:
         measured = usable_results(record, problem, machine, rows)
-        if in_network and record.trial and _usable(record.trial.schedule, problem, machine, rows):
+        if in_network and not varying and record.trial and _usable(record.trial.schedule, problem, machine, rows):
             return _by_trial(record.trial, record, measured, given)
         if measured:
-            return _by_record(record, measured, problem, machine, rows, given)
-    offers = _predicted(problem, machine, rows)
+            return _by_record(record, measured, problem, machine, rows, given, varying)
+    offers = _predicted(problem, machine, rows, varying=varying)
     if algorithm:
         return Choice(offers[0].schedule, f"{given}the schedule is the best by the cost model", offers)
-    return Choice(offers[0].schedule, f"the fastest by the cost model: {_list(offers)}", offers)
+    return Choice(offers[0].schedule, f"{given}the fastest by the cost model: {_list(offers)}", offers)
 
 
 def untuned(problem: Problem, machine: Machine, accuracy: str = "fast") -> Choice:
@@ -243,8 +272,8 @@ def _usable(schedule: Schedule, problem: Problem, machine: Machine, rows: Collec
     return row is not None and row in rows and row.check(problem, schedule, machine) is None
 
 
-def _candidate(result: Result) -> Candidate:
-    return Candidate(result.schedule, result.predicted_s, measured_s=result.median_s)
+def _candidate(result: Result, pack_s: float = 0.0) -> Candidate:
+    return Candidate(result.schedule, result.predicted_s, measured_s=result.median_s, pack_s=pack_s)
 
 
 def _by_trial(trial: Trial, record: Record, measured: list[Result], given: str) -> Choice:
@@ -254,17 +283,25 @@ def _by_trial(trial: Trial, record: Record, measured: list[Result], given: str) 
 
 
 def _by_record(
-    record: Record, measured: list[Result], problem: Problem, machine: Machine, rows: Sequence[Algorithm], given: str
+    record: Record,
+    measured: list[Result],
+    problem: Problem,
+    machine: Machine,
+    rows: Sequence[Algorithm],
+    given: str,
+    varying: bool,
 ) -> Choice:
-    newer = _predicted(problem, machine, [row for row in rows if row.name not in record.considered])
-    offers = _ranked([*map(_candidate, measured), *newer])
-    best = measured[0]
+    others = rows if varying else [row for row in rows if row.name not in record.considered]
+    newer = _predicted(problem, machine, others, varying=varying)
+    known = _ranked([_candidate(result, _pack_s(problem, result.schedule, machine, varying)) for result in measured])
+    offers, best = _ranked([*known, *newer]), known[0]
     source = f"{record.date[:10]} on {record.cpu}"
     if record.problem != str(problem):
         source += f", as {record.problem!r}"
-    now_s = _predicted_s(problem, best.schedule, machine)[0] if newer else 0.0
-    if newer and newer[0].predicted_s < CLEARLY * min(best.median_s, now_s):
-        why = f"{newer[0]}, newer than the tuned record of {source} and clearly below {_list([_candidate(best)])}"
+    now_s = best.pack_s + (_predicted_s(problem, best.schedule, machine)[0] if newer else 0.0)
+    if newer and newer[0].expected_s < CLEARLY * min(best.expected_s, now_s):
+        new = "not in" if varying else "newer than"
+        why = f"{newer[0]}, {new} the tuned record of {source} and clearly below {_list([best])}"
         return Choice(newer[0].schedule, given + why, offers)
     return Choice(best.schedule, f"{given}tuned, {source}: {_list(offers)}", offers)
 
@@ -273,13 +310,23 @@ def _by_record(
 
 
 def _predicted(
-    problem: Problem, machine: Machine, rows: Sequence[Algorithm], own_records: bool = True
+    problem: Problem, machine: Machine, rows: Sequence[Algorithm], own_records: bool = True, varying: bool = False
 ) -> tuple[Candidate, ...]:
+    """The best schedule of each algorithm; `schedules` rank without packing, so with it all of them are compared."""
     offers = []
     for row in rows:
-        schedule = row.schedules(problem, machine)[0]
-        offers.append(Candidate(schedule, *_predicted_s(problem, schedule, machine, own_records)))
+        found = row.schedules(problem, machine)[: None if varying else 1]
+        factor = learned_factor(row, problem, machine, own_records)
+        of_row = [
+            Candidate(s, factor * row.predicted_s(problem, s, machine), factor, pack_s=_pack_s(problem, s, machine, varying))
+            for s in found
+        ]
+        offers.append(min(of_row, key=lambda c: c.expected_s))
     return _ranked(offers)
+
+
+def _pack_s(problem: Problem, schedule: Schedule, machine: Machine, varying: bool) -> float:
+    return ALGORITHMS[schedule.algorithm].pack_s(problem, schedule, machine) if varying else 0.0
 
 
 def _predicted_s(problem: Problem, schedule: Schedule, machine: Machine, own_records: bool = True) -> tuple[float, float]:

@@ -61,7 +61,8 @@ def conv2d(x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any 
         residual: an array of the result's shape to add before the activation.
         out: where to write; must not overlap an input.
         threads: at most this many threads; never more than the process may use. The result does not depend on it.
-        algorithm, schedule: force one instead of the choice (a tuned record, else the cost model).
+        algorithm, schedule: force one instead of the choice (a tuned record, else the cost model), which counts the packing
+            of the weights in every call. For constant weights, `sevenloops.compile` packs once and may choose another.
         accuracy: `"fast"` allows every algorithm inside the error bound of its row, `"strict"` only those that accumulate
             as the definition does. A NaN or an infinity may reach the outputs around those that see it with `"fast"`.
 
@@ -166,7 +167,8 @@ def _conv(
         where = None if residual is None else "before"
         epilogue = Epilogue(bias is not None, activation, tuple(activation_params), where)
         problem = _conv_problem(rank, x, weight, stride, padding, dilation, groups, output_padding, layout, epilogue, shift)
-        kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads, accuracy=accuracy)
+        options: Options = {"algorithm": algorithm, "schedule": schedule, "threads": threads, "accuracy": accuracy}
+        kernel = compile(problem, weights="varying", **options)
         _conv_kernels.keep(key, kernel)
     bias = None if bias is None else np.ascontiguousarray(bias)
     if layout == "NHWC":
@@ -304,6 +306,7 @@ def _product(
         if min(m, n, k) < 1:
             raise ProblemError(f"a product needs at least one row, column and term, got m={m}, n={n}, k={k}")
         problem = GemmProblem(m, n, k, trans_a, trans_b, epilogue=epilogue, dtype=dtype)
-        kernel = compile(problem, algorithm=algorithm, schedule=schedule, threads=threads, accuracy=accuracy)
+        options: Options = {"algorithm": algorithm, "schedule": schedule, "threads": threads, "accuracy": accuracy}
+        kernel = compile(problem, weights="varying", **options)
         _gemm_kernels.keep(key, kernel)
     return kernel.once(a, b, bias=bias, out=out)

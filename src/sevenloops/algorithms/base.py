@@ -10,7 +10,7 @@ from typing import Any
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
 from ..schedule import Schedule
-from .cost import phase_s
+from .cost import PERMUTED_BYTES_PER_CYCLE, pack_s, phase_s
 
 __all__ = ["Algorithm", "Buffer", "Definition", "Geometry"]
 
@@ -67,6 +67,10 @@ class Algorithm:
     sum of `cost.phase_s`, one for each loop over all cores; it must be quick (some 0.1 ms), measure nothing, and depend on
     its arguments alone. `schedules` should rank by the same model. Without one, `predicted_s` takes the executed MACs and
     twice the workspace as one phase.
+
+    `packing(problem, schedule)` gives the bytes of the packed weights, and how many bytes (read and written) a core moves in
+    a cycle while it makes them. Without one, weights are permuted into panels of `tile_channels` output channels; an
+    algorithm that `reads_as_stored` packs nothing in a call whose weights are new.
     """
 
     name: str
@@ -85,6 +89,21 @@ class Algorithm:
     spreads: Callable[[Any, Schedule], tuple[int, ...]] | None = None
     edges: str = "zeros"
     cost: Callable[[Any, Schedule, Machine], float] | None = None
+    packing: Callable[[Any, Schedule], tuple[int, float]] | None = None
+    reads_as_stored: bool = False
+
+    def pack_s(self, problem: Problem, schedule: Schedule, machine: Machine) -> float:
+        """Seconds of packing weights in a call by the cost model."""
+        if self.reads_as_stored:
+            return 0.0
+        weights = 4 * math.prod(problem.b_shape if isinstance(problem, GemmProblem) else problem.w_shape)
+        if self.packing is not None:
+            written, rate = self.packing(problem, schedule)
+        else:
+            columns = problem.n if isinstance(problem, GemmProblem) else problem.out_channels // problem.groups
+            padded = ceil_div(columns, schedule.tile_channels) * schedule.tile_channels
+            written, rate = weights // columns * padded, PERMUTED_BYTES_PER_CYCLE
+        return pack_s(machine, weights, written, rate)
 
     def predicted_s(self, problem: Problem, schedule: Schedule, machine: Machine) -> float:
         """Seconds of one call by the cost model, not corrected by records."""

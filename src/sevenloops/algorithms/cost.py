@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ..machine import Machine
 
-__all__ = ["EFFICIENCY", "FORK_CYCLES", "clock_hz", "macs_per_cycle", "memory_s", "phase_s", "with_memory_s"]
+__all__ = ["EFFICIENCY", "FORK_CYCLES", "clock_hz", "macs_per_cycle", "memory_s", "pack_s", "phase_s", "with_memory_s"]
 
 #: 1e9 cycles a second under vector load where no peak has been measured: server cores of recent years
 DEFAULT_CLOCK_GHZ = {"avx512": 2.6, "avx2": 3.0, "sse4": 3.0, "neon": 2.8}
@@ -26,6 +26,9 @@ DEFAULT_BANDWIDTH_GBS_CORE, DEFAULT_BANDWIDTH_GBS = 12.0, 40.0
 L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE = 24.0, 8.0
 #: cycles of a fork and join
 FORK_CYCLES = 6_000
+#: bytes that a core reads and writes per cycle while it packs weights: permuted (Zen 3, weights in L3), by Winograd's
+#: transform in float64, and by the Fourier transform as it is defined
+PERMUTED_BYTES_PER_CYCLE, TRANSFORMED_BYTES_PER_CYCLE, FOURIER_BYTES_PER_CYCLE = 6.0, 2.5, 0.15
 #: share of the peak that a loop of which nothing is known is taken to reach
 EFFICIENCY = 0.6
 #: share of the last cache that one call can count on: it is shared, with other processes too
@@ -63,6 +66,13 @@ def with_memory_s(machine: Machine, busy_cycles: float, touched_bytes: float) ->
     """Seconds of a call that is busy for some cycles while memory brings what no cache holds; they overlap, not fully."""
     busy, waiting = busy_cycles / clock_hz(machine), memory_s(machine, touched_bytes)
     return max(busy, waiting) + EXPOSED * min(busy, waiting)
+
+
+def pack_s(machine: Machine, read_bytes: float, written_bytes: float, bytes_per_cycle: float) -> float:
+    """Seconds to pack weights on all cores. What no cache holds is read from memory before it is written."""
+    moved = read_bytes + written_bytes
+    busy = FORK_CYCLES + moved / (bytes_per_cycle * machine.cores)
+    return max(busy / clock_hz(machine), memory_s(machine, moved + written_bytes))
 
 
 def phase_s(

@@ -74,19 +74,10 @@ def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
 
 
 def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, kx, ky, kz, block]` from `w[kx, ky, kz, 0, c]`, zero past the last channel."""
-    import halide as hl
+    """`packed[lane, tap, panel]` from `w[tap, c]`, zero past the last channel; tap = (kz*kh + ky)*kw + kx."""
+    from .packing import pack_rows
 
-    from .funcs import dense, image
-
-    g, oc = Geometry.of(problem), problem.out_channels
-    w_shape, shape = (oc, 1, *g.kernel), packed_shape(problem, schedule)
-    w = image("w", w_shape)
-    lane, kx, ky, kz, block = (hl.Var(v) for v in ("lane", "kx", "ky", "kz", "block"))
-    packed, c = hl.Func("packed"), block * schedule.tile_channels + lane
-    packed[lane, kx, ky, kz, block] = hl.select(c < oc, w[kx, ky, kz, 0, hl.min(c, oc - 1)], hl.f32(0))
-    dense(packed.output_buffer(), shape)
-    return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
+    return pack_rows("w", (problem.out_channels, Geometry.of(problem).taps), schedule.tile_channels)
 
 
 def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Definition:

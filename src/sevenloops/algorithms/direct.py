@@ -48,31 +48,32 @@ def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
 
 
 def define_pack(problem: ConvProblem, schedule: Schedule, streams: int = 1) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, tap, stream, panel]` from `w[kx, ky, kz, ic, oc]`; tap = ((kz*kh + ky)*kw + kx)*ic + channel.
+    """`packed[lane, ic, tap, stream, panel]` from `w[ic * taps + tap, oc]`; tap = (kz*kh + ky)*kw + kx.
 
     With one stream these are the bytes of `packed_shape`, which im2col and mec read.
     """
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import Turned, channels_of_block, parallel_tasks, vector
 
     g, nr = Geometry.of(problem), schedule.tile_channels
-    panels = -(-g.oc // nr)
-    kd, kh, kw = g.kernel
-    w_shape = (g.groups * g.oc, g.ic, kd, kh, kw)
+    panels, taps, width = -(-g.oc // nr), math.prod(g.kernel), nr // streams
+    w_shape = (g.groups * g.oc, g.taps)
     w = image("w", w_shape)
-    names = ("lane", "ic", "kx", "ky", "kz", "stream", "panel")
-    lane, ic, kx, ky, kz, stream, panel = at = [hl.Var(name) for name in names]
-    channel = (panel % panels) * nr + stream * (nr // streams) + lane
-    value = w[kx, ky, kz, ic, (panel // panels) * g.oc + hl.min(channel, g.oc - 1)]
+    lane, ic, block, tap, stream, panel = (hl.Var(name) for name in ("lane", "ic", "block", "tap", "stream", "panel"))
+    channel = (panel % panels) * nr + stream * width + lane
+    turned = Turned(w, lane, [stream, panel], (panel // panels) * g.oc + hl.min(channel, g.oc - 1))
+    value = turned.func[lane, ic * taps + tap, stream, panel]
     packed = hl.Func("packed")
-    packed[tuple(at)] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
-    packed.reorder(kx, ky, kz, ic, lane, stream, panel)
-    shape = (g.groups * panels, streams, kd, kh, kw, g.ic, nr // streams)
-    for var, extent in zip(at, reversed(shape)):
+    packed[lane, ic, tap, stream, panel] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
+    shape = (g.groups * panels, streams, taps, g.ic, width)
+    for var, extent in zip((lane, ic, tap, stream, panel), reversed(shape)):
         packed.bound(var, 0, extent)
-    if schedule.parallel:
-        packed.parallel(panel)
+    depth = channels_of_block(g.ic, taps, width)
+    packed.split(ic, block, ic, depth, hl.TailStrategy.ShiftInwards)
+    packed.reorder(lane, ic, tap, block, stream, panel).vectorize(lane, vector(width))
+    turned.schedule_at(packed, parallel_tasks(packed, [block, stream, panel], shape), width, depth * taps)
     dense(packed.output_buffer(), shape)
     return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
 

@@ -24,7 +24,7 @@ from ..machine import Machine
 from ..problem import MAX_TENSOR_BYTES, ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Definition, Geometry, ceil_div, only_conv
-from .cost import with_memory_s
+from .cost import FOURIER_BYTES_PER_CYCLE, with_memory_s
 from .fft_cost import cost_cycles, least_cycles, macs, touched_bytes, workspace_bytes
 from .fft_plan import SIZES, Plan, axis, plan
 
@@ -214,6 +214,13 @@ def _workspace(problem: ConvProblem, s: Schedule, threads: int) -> int:
     return workspace_bytes(_plan(problem, s), s, threads)
 
 
+def _packing(problem: ConvProblem, s: Schedule) -> tuple[int, float]:
+    p = _plan(problem, s)
+    width = s.transform_channels if p.depthwise else s.tile_channels
+    panels = p.groups * ceil_div(p.oc, width)
+    return 8 * p.frequencies * panels * p.ic * width, FOURIER_BYTES_PER_CYCLE
+
+
 FFT = Algorithm(
     name="fft",
     equation="Y[oc, f, t] = sum over ic of conj(W[oc, ic, f]) * X[ic, f, t], X and W transformed, Y transformed back",
@@ -229,4 +236,5 @@ FFT = Algorithm(
     accumulates_as_defined=False,
     spreads=lambda problem, s: (_plan(problem, s).y.outputs, _plan(problem, s).x.outputs),
     cost=predicted_s,
+    packing=_packing,
 )

@@ -32,6 +32,9 @@ from .tiles import (
     weight_streams,
 )
 
+#: of B that are packed at once for all panels, where B is stored with its columns side by side
+ROWS = 16
+
 # ------------------------------------------------------------------------------------------------- supports
 
 
@@ -60,29 +63,26 @@ def define_pack(problem: GemmProblem, schedule: Schedule, streams: int) -> tuple
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import pack_rows, parallel_tasks, vector
 
     nr = schedule.tile_channels
+    if problem.trans_b:
+        return pack_rows("b", problem.b_shape, nr, streams)
     width = nr // streams
     shape = (ceil_div(problem.n, nr), streams, problem.k, width)
     b = image("b", problem.b_shape)
-    lane, k, stream, panel = (hl.Var(v) for v in ("lane", "k", "stream", "panel"))
+    lane, k, block, stream, panel = (hl.Var(v) for v in ("lane", "k", "block", "stream", "panel"))
     column = panel * nr + stream * width + lane
     packed = hl.Func("packed")
     if problem.n % nr == 0:
-        packed[lane, k, stream, panel] = b[k, column] if problem.trans_b else b[column, k]
+        packed[lane, k, stream, panel] = b[column, k]
     else:
-        inside = hl.min(column, problem.n - 1)
-        value = b[k, inside] if problem.trans_b else b[inside, k]
-        packed[lane, k, stream, panel] = hl.select(column < problem.n, value, hl.f32(0))
+        packed[lane, k, stream, panel] = hl.select(column < problem.n, b[hl.min(column, problem.n - 1), k], hl.f32(0))
     for var, extent in zip((lane, k, stream, panel), reversed(shape)):
         packed.bound(var, 0, extent)
-    if problem.trans_b:  # rows of B are read along k and spread over the panel: a transposition in small squares
-        ko, ki = hl.Var("ko"), hl.Var("ki")
-        packed.split(k, ko, ki, min(8, problem.k)).reorder(ki, lane, ko, stream, panel).unroll(ki)
-    else:
-        packed.vectorize(lane, math.gcd(width, 16))
-    if schedule.parallel:
-        packed.parallel(panel)
+    packed.split(k, block, k, min(ROWS, problem.k), hl.TailStrategy.ShiftInwards).vectorize(lane, vector(width))
+    packed.reorder(lane, k, stream, panel, block)  # rows of B are read through, each for all panels
+    parallel_tasks(packed, [block], shape)
     dense(packed.output_buffer(), shape)
     return packed, [b], [Buffer("b", problem.b_shape), Buffer("packed", shape)]
 

@@ -161,4 +161,5 @@ GEMV = Algorithm(
     parameters=PARAMETERS,
     cost=cost,
     kinds=(GemmProblem,),
+    reads_as_stored=True,
 )

@@ -171,4 +171,5 @@ KN2ROW = Algorithm(
     parameters=PARAMETERS,
     edges="either",
     cost=predicted_s,
+    packing=lambda problem, s: lowered(problem).packing(s),
 )

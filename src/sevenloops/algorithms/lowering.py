@@ -24,7 +24,7 @@ from ..machine import Machine
 from ..problem import MAX_TENSOR_BYTES, ConvProblem
 from ..schedule import Schedule
 from .base import Buffer, Definition, Geometry, ceil_div
-from .cost import FORK_CYCLES, with_memory_s
+from .cost import FORK_CYCLES, PERMUTED_BYTES_PER_CYCLE, with_memory_s
 from .phases import Axis, by_phase
 from .tiles import PARAMETERS, ProductShape, check_tiled, cost_cycles, tiled_macs, tiled_schedules, tiled_workspace
 
@@ -32,6 +32,8 @@ __all__ = ["Lowered"]
 
 #: bytes of products that a core writes and reads again per cycle, as they pass through L3 or memory
 LIFT_BYTES_PER_CYCLE = 4.0
+#: of the block of weights of all output channels that is packed at once; it stays in L2
+BLOCK_BYTES = 128 << 10
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,6 @@ class Lowered:
     dilation: tuple[int, int, int]
     before: tuple[int, int, int]
     transposed: bool = False
-
-    @property
-    def w_shape(self) -> tuple[int, ...]:
-        """The weights as the caller has them."""
-        g = self.g
-        first, second = (g.groups * g.ic, g.oc) if self.transposed else (g.groups * g.oc, g.ic)
-        return (first, second, *g.kernel)
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -102,6 +97,13 @@ class Lowered:
         """Multiply-accumulates of the product; lifting has none."""
         return tiled_macs(self.shape, tiled_part(schedule, 1))
 
+    def packing(self, schedule: Schedule) -> tuple[int, float]:
+        """Bytes of the packed weights, and what a core moves in a cycle while it permutes them."""
+        width = self.shape.oc if schedule.products == "stored" else self.g.oc
+        panels = self.g.groups * ceil_div(width, schedule.tile_channels)
+        terms = self.g.oc * self.g.taps // width
+        return 4 * panels * schedule.tile_channels * terms, PERMUTED_BYTES_PER_CYCLE
+
     def workspace(self, schedule: Schedule, threads: int) -> int:
         """The products, and the sums of one pixel for every thread."""
         sums = 4 * self.g.oc * (threads if schedule.parallel else 1)
@@ -144,34 +146,37 @@ def check_stored(lowered: Lowered, stride: tuple[int, ...], schedule: Schedule, 
 
 
 def define_stored_pack(lowered: Lowered, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, column, panel]` from `w[kx, ky, kz, ic, oc]`; an output column is `position * oc + channel`.
+    """`packed[lane, ic, kx, panel]` from `w[ic * taps + tap, oc]`; an output column is `position * oc + channel`.
 
-    The weights of a transposed convolution are `w[kx, ky, kz, oc, ic]`.
+    The weights of a transposed convolution are `w[oc * taps + tap, ic]`.
     """
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import SQUARE, Turned, channels_of_block, parallel_tasks, vector
 
     g, nr, width = lowered.g, schedule.tile_channels, lowered.shape.oc
-    panels = ceil_div(width, nr)
-    w_shape = lowered.w_shape
+    panels, taps, columns = ceil_div(width, nr), math.prod(g.kernel), math.prod(lowered.columns[1:])
+    lane, ic, block, kx, panel, group, c = (hl.Var(v) for v in ("lane", "ic", "block", "kx", "panel", "group", "c"))
+    column = panel * nr + lane
+    inside = hl.min(column, width - 1) if width % nr else column
+    tap, channel = inside // g.oc * columns + kx, inside % g.oc  # columns are the innermost axis of the kernel, or none
+    w_shape = (g.groups * g.ic, g.oc * taps) if lowered.transposed else (g.groups * g.oc, g.ic * taps)
     w = image("w", w_shape)
-    lane, ic, kx, panel = (hl.Var(v) for v in ("lane", "ic", "kx", "panel"))
-    column = (panel % panels) * nr + lane
-    inside = hl.min(column, width - 1)
-    position, channel, group = inside // g.oc, inside % g.oc, panel // panels
-    _, kh, kw = lowered.kernel
-    channels = (channel, group * g.ic + ic) if lowered.transposed else (ic, group * g.oc + channel)
-    at = (position % kw if kw > 1 else kx, position // kw % kh, position // (kw * kh), *channels)
+    turned = None if lowered.transposed else Turned(w, c, [group], group * g.oc + hl.min(c, g.oc - 1))
+    value = turned.func[channel, ic * taps + tap, group] if turned else w[channel * taps + tap, group * g.ic + ic]
     packed = hl.Func("packed")
-    packed[lane, ic, kx, panel] = hl.select(column < width, w[at], hl.f32(0))
-    columns = math.prod(lowered.columns[1:])
-    shape = (g.groups * panels, columns, g.ic, nr)
-    for var, extent in zip((lane, ic, kx, panel), reversed(shape)):
+    packed[lane, ic, kx, panel, group] = value if width % nr == 0 else hl.select(column < width, value, hl.f32(0))
+    shape = (g.groups, panels, columns, g.ic, nr)
+    for var, extent in zip((lane, ic, kx, panel, group), reversed(shape)):
         packed.bound(var, 0, extent)
-    packed.reorder(kx, ic, lane, panel)
-    if schedule.parallel:
-        packed.parallel(panel)
+    all_lanes = ceil_div(g.oc, SQUARE) * SQUARE
+    depth = channels_of_block(g.ic, taps, all_lanes, BLOCK_BYTES)
+    packed.split(ic, block, ic, depth, hl.TailStrategy.ShiftInwards)
+    packed.reorder(lane, ic, kx, panel, block, group).vectorize(lane, vector(nr))
+    task = parallel_tasks(packed, [block, group], shape)
+    if turned:
+        turned.schedule_at(packed, task, all_lanes, depth * taps)
     dense(packed.output_buffer(), shape)
     return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
 

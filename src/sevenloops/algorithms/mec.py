@@ -193,4 +193,5 @@ MEC = Algorithm(
     parameters=PARAMETERS,
     edges="either",
     cost=predicted_s,
+    packing=lambda problem, s: lowered(problem).packing(s),
 )

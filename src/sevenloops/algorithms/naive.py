@@ -42,13 +42,20 @@ def _raw_pack(shape: tuple[int, ...], dtype: str) -> tuple[Any, list[Any], list[
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import BLOCK_BYTES, SQUARE, parallel_tasks
 
-    w = image("w", shape, dtype)
-    args = [hl.Var(f"d{axis}") for axis in range(len(shape))]
-    packed = hl.Func("packed")
-    packed[args] = w[args]
-    dense(packed.output_buffer(), shape)
-    return packed, [w], [Buffer("w", shape), Buffer("packed", shape)]
+    size = math.prod(shape)
+    w = image("w", (size,), dtype)
+    at, block, inner, packed = hl.Var("at"), hl.Var("block"), hl.Var("inner"), hl.Func("packed")
+    packed[at] = w[at]
+    packed.bound(at, 0, size)
+    if size >= SQUARE:
+        part = min(BLOCK_BYTES // 4, size)
+        packed.split(at, block, at, part, hl.TailStrategy.ShiftInwards)
+        packed.split(at, at, inner, SQUARE, hl.TailStrategy.ShiftInwards).vectorize(inner)
+        parallel_tasks(packed, [block], (size,))
+    dense(packed.output_buffer(), (size,))
+    return packed, [w], [Buffer("w", (size,)), Buffer("packed", (size,))]
 
 
 def define(problem: Problem, schedule: Schedule, machine: Machine) -> Definition:
@@ -170,4 +177,5 @@ NAIVE = Algorithm(
     edges="none",
     cost=cost,
     kinds=(ConvProblem, GemmProblem),
+    reads_as_stored=True,
 )

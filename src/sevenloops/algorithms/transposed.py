@@ -14,6 +14,7 @@ Wins for every transposed problem with some channels to sum over. Cannot run: pl
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -61,24 +62,26 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import channels_of_block, parallel_tasks, vector
 
     f, nr = Phased.of(problem), schedule.tile_channels
     panels, oc = ceil_div(f.oc, nr), f.oc // f.merged
     w_shape = (f.groups * f.ic, oc, *Geometry.of(problem).kernel)
     w = image("w", w_shape)
-    lane, ic, kx, ky, kz, panel = (hl.Var(v) for v in ("lane", "ic", "kx", "ky", "kz", "panel"))
+    lane, ic, block, kx, ky, kz, panel = (hl.Var(v) for v in ("lane", "ic", "block", "kx", "ky", "kz", "panel"))
     channel = (panel % panels) * nr + lane
-    inside = hl.min(channel, f.oc - 1)
+    inside = hl.min(channel, f.oc - 1) if f.oc % nr else channel
     z, y, x = (axis.sorted_tap(place) for axis, place in zip(f.axes, (kz, ky, kx)))
     value = w[x if f.merged == 1 else inside // oc, y, z, inside % oc, (panel // panels) * f.ic + ic]
     packed = hl.Func("packed")
     packed[lane, ic, kx, ky, kz, panel] = value if f.oc % nr == 0 else hl.select(channel < f.oc, value, hl.f32(0))
-    packed.reorder(kx, ky, kz, lane, ic, panel)
     shape = packed_shape(problem, schedule)
     for var, extent in zip((lane, ic, kx, ky, kz, panel), reversed(shape)):
         packed.bound(var, 0, extent)
-    if schedule.parallel:
-        packed.parallel(panel)
+    taps = math.prod(axis.kernel for axis in f.axes)
+    packed.split(ic, block, ic, channels_of_block(f.ic, taps, nr), hl.TailStrategy.ShiftInwards)
+    packed.reorder(lane, kx, ky, kz, ic, block, panel).vectorize(lane, vector(nr))
+    parallel_tasks(packed, [block, panel], shape)
     dense(packed.output_buffer(), shape)
     return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
 

@@ -14,6 +14,7 @@ taps or of single taps only, float64.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
 from . import transposed
 from .base import Algorithm, Buffer, Definition, Geometry
-from .cost import with_memory_s
+from .cost import TRANSFORMED_BYTES_PER_CYCLE, with_memory_s
 from .phases import Axis, by_phase
 from .transposed_plan import PARAMETERS, Plan, check_plan, cost_cycles, macs_executed, plan_schedules, workspace_bytes
 
@@ -81,12 +82,16 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import channels_of_block, parallel_tasks, vector
 
     plan, nr = Plan.of(problem, schedule), schedule.tile_channels
     w_shape = (plan.groups * plan.ic, plan.oc, *Geometry.of(problem).kernel)
     w = image("w", w_shape)
-    lane, ic, p, rx, ry, panel = (hl.Var(v) for v in ("lane", "ic", "p", "rx", "ry", "panel"))
+    names = ("lane", "ic", "block", "p", "rx", "ry", "panel", "vectors")
+    lane, ic, block, p, rx, ry, panel, vectors = (hl.Var(v) for v in names)
     channel = (panel % plan.panels) * nr + lane
+    partial = plan.oc % nr != 0
+    inside = hl.min(channel, plan.oc - 1) if partial else channel
     zero = hl.f64(0)
 
     def taps(axis: Axis, phase: Any) -> list[tuple[Any, Any]]:
@@ -102,18 +107,22 @@ def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any
         rows = []
         for y, has_y in taps(plan.axes[0], ry):
             place = [hl.unsafe_promise_clamped(x, 0, w_shape[4] - 1), hl.unsafe_promise_clamped(y, 0, w_shape[3] - 1)]
-            value = w[(*place, 0, hl.min(channel, plan.oc - 1), (panel // plan.panels) * plan.ic + ic)]
-            rows.append(hl.select(has_x & has_y & (channel < plan.oc), hl.cast(hl.Float(64), value), zero))
+            value = hl.cast(hl.Float(64), w[(*place, 0, inside, (panel // plan.panels) * plan.ic + ic)])
+            has = has_x & has_y
+            rows.append(hl.select(has & (channel < plan.oc) if partial else has, value, zero))
         columns.append(chosen(p // plan.alpha[1], [combination(row, rows, hl.Float(64)) for row in plan.matrices[0].g]))
     value = chosen(p % plan.alpha[1], [combination(row, columns, hl.Float(64)) for row in plan.matrices[1].g])
-    packed = hl.Func("packed")
-    packed[lane, ic, p, rx, ry, panel] = hl.cast(hl.Float(32), value)
+    packed, point = hl.Func("packed"), hl.Func("point")
+    point[lane, p, rx, ry, ic, panel] = hl.cast(hl.Float(32), value)
+    packed[lane, ic, p, rx, ry, panel] = point[lane, p, rx, ry, ic, panel]
     shape = packed_shape(problem, schedule)
     for var, extent in zip((lane, ic, p, rx, ry, panel), reversed(shape)):
         packed.bound(var, 0, extent)
-    packed.reorder(p, rx, ry, lane, ic, panel).unroll(p)
-    if schedule.parallel:
-        packed.parallel(panel)
+    packed.split(ic, block, ic, channels_of_block(plan.ic, math.prod(w_shape[2:]), nr), hl.TailStrategy.ShiftInwards)
+    packed.reorder(lane, ic, p, rx, ry, block, panel).vectorize(lane, vector(nr))
+    point.compute_at(packed, parallel_tasks(packed, [block, panel], shape)).bound_extent(lane, nr)
+    point.bound_extent(p, plan.points).split(lane, vectors, lane, vector(nr)).vectorize(lane)
+    point.reorder(lane, p, rx, ry, vectors, ic).unroll(p)
     dense(packed.output_buffer(), shape)
     return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
 
@@ -150,4 +159,5 @@ TRANSPOSED_WINOGRAD = Algorithm(
     accumulates_as_defined=False,
     spreads=lambda problem, s: (s.tile_height * problem.stride[0], s.tile_width * problem.stride[-1]),
     cost=lambda p, s, machine: with_memory_s(machine, cost_cycles(p, s, machine), p.unique_bytes),
+    packing=lambda p, s: (4 * math.prod(packed_shape(p, s)), TRANSFORMED_BYTES_PER_CYCLE),
 )

@@ -22,13 +22,14 @@ times as large, float64.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..machine import Machine
 from ..problem import ConvProblem, Problem
 from ..schedule import Schedule
 from .base import Algorithm, Buffer, Definition, Geometry, only_conv
-from .cost import with_memory_s
+from .cost import PERMUTED_BYTES_PER_CYCLE, TRANSFORMED_BYTES_PER_CYCLE, with_memory_s
 from .winograd_cost import winograd_cost_cycles, winograd_schedules
 from .winograd_plan import PARAMETERS, Plan, check_plan, unit_stride, winograd_macs, winograd_workspace
 
@@ -66,47 +67,64 @@ def packed_shape(problem: ConvProblem, schedule: Schedule) -> tuple[int, ...]:
     return (plan.g.groups * plan.panels, taps, schedule.weight_streams, plan.g.ic, plan.stream_lanes)
 
 
+def packing(problem: ConvProblem, schedule: Schedule) -> tuple[int, float]:
+    """Bytes of the packed weights, and what a core moves in a cycle."""
+    rate = TRANSFORMED_BYTES_PER_CYCLE if schedule.weights == "transformed" else PERMUTED_BYTES_PER_CYCLE
+    return 4 * math.prod(packed_shape(problem, schedule)), rate
+
+
 def define_pack(problem: ConvProblem, schedule: Schedule) -> tuple[Any, list[Any], list[Buffer]]:
-    """`packed[lane, ic, stream, point, panel]` of `w[kx, ky, kz, ic, oc]`, raw or transformed in float64."""
+    """`packed[lane, ic, phase, stream, point, panel]` of `w[ic * taps + tap, oc]`, raw or transformed in float64."""
     import halide as hl
 
     from .funcs import dense, image
+    from .packing import Turned, channels_of_block, parallel_tasks, vector
     from .winograd_funcs import linear_map
 
     plan = Plan.of(problem, schedule)
-    g, nr = plan.g, schedule.tile_channels
-    w_shape = (g.groups * g.oc, plan.source.ic, *plan.source.kernel)
+    g, source, nr, width = plan.g, plan.source, schedule.tile_channels, plan.stream_lanes
+    (_, kh, kw), (_, sy, sx) = source.kernel, source.stride
+    w_shape = (g.groups * g.oc, source.taps)
     w = image("w", w_shape)
-    lane, ic, stream, panel, i, j, p = (hl.Var(v) for v in ("lane", "ic", "stream", "panel", "i", "j", "p"))
-    channel = (panel % plan.panels) * nr + stream * plan.stream_lanes + lane
-    (_, kh, kw), (_, sy, sx) = plan.source.kernel, plan.source.stride
-    phase, at_oc = ic // plan.source.ic, (panel // plan.panels) * g.oc + hl.min(channel, g.oc - 1)
+    names = ("lane", "ic", "phase", "stream", "p", "panel", "i", "j", "block", "vectors", "row")
+    lane, ic, phase, stream, p, panel, i, j, block, vectors, row = (hl.Var(v) for v in names)
+    channel = (panel % plan.panels) * nr + stream * width + lane
+    turned = Turned(w, lane, [stream, panel], (panel // plan.panels) * g.oc + hl.min(channel, g.oc - 1))
 
     def raw(kx: Any, ky: Any) -> Any:
         kx, ky = kx * sx + phase % sx, ky * sy + phase // sx
-        value = w[hl.min(kx, kw - 1), hl.min(ky, kh - 1), 0, ic % plan.source.ic, at_oc]
+        value = turned.func[lane, ic * (kh * kw) + hl.min(ky, kh - 1) * kw + hl.min(kx, kw - 1), stream, panel]
         return value if sy * sx == 1 else hl.select((kx < kw) & (ky < kh), value, hl.f32(0))
 
-    packed = hl.Func("packed")
-    if schedule.weights == "transformed":
+    packed, point = hl.Func("packed"), hl.Func("point")
+    transformed = schedule.weights == "transformed"
+    if transformed:
         my, mx = plan.matrices()
-        dims = [lane, ic, stream, i, j, panel]
-        rows = linear_map("rows", my.g, dims, 3, lambda k: raw(j, k), 64)
-        both = linear_map("both", mx.g, dims, 4, lambda k: rows.func[lane, ic, stream, i, k, panel], 64)
-        value = hl.cast(hl.Float(32), both.func[lane, ic, stream, p // plan.ax, p % plan.ax, panel])
+        dims = [lane, ic, phase, stream, i, j, panel]
+        rows = linear_map("rows", my.g, dims, 4, lambda k: raw(j, k), 64)
+        both = linear_map("both", mx.g, dims, 5, lambda k: rows.func[lane, ic, phase, stream, i, k, panel], 64)
+        both_at = both.func[lane, ic, phase, stream, p // plan.ax, p % plan.ax, panel]
+        point[lane, p, ic, phase, stream, panel] = hl.cast(hl.Float(32), both_at)
+        value = point[lane, p, ic, phase, stream, panel]
     else:
         value = raw(p % plan.kw, p // plan.kw)
-    packed[lane, ic, stream, p, panel] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
-    shape = packed_shape(problem, schedule)
-    for var, extent in zip((lane, ic, stream, p, panel), reversed(shape)):
+    at = (lane, ic, phase, stream, p, panel)
+    packed[at] = value if g.oc % nr == 0 else hl.select(channel < g.oc, value, hl.f32(0))
+    panels, points, streams, _, _ = packed_shape(problem, schedule)
+    shape = (panels, points, streams, sy * sx, source.ic, width)
+    for var, extent in zip(at, reversed(shape)):
         packed.bound(var, 0, extent)
-    packed.reorder(p, ic, lane, stream, panel)
-    if schedule.weights == "transformed":
-        packed.unroll(p)
-        for step in (rows, both):
-            step.schedule_at(packed, ic)
-    if schedule.parallel:
-        packed.parallel(panel)
+    depth = channels_of_block(source.ic, kh * kw, width)
+    packed.split(ic, block, ic, depth, hl.TailStrategy.ShiftInwards).vectorize(lane, vector(width))
+    packed.reorder(lane, ic, p, phase, block, stream, panel)
+    if transformed:  # points lie a power of two apart in memory, in the same sets of the caches: each gets a run of lines
+        point.compute_at(packed, phase).bound_extent(lane, width).bound_extent(p, plan.points)
+        point.split(lane, vectors, lane, vector(width)).vectorize(lane).split(p, row, p, plan.ax).unroll(p)
+        point.reorder(lane, p, row, vectors, ic)
+        rows.schedule_at(point, vectors, vector(width), [j])
+        both.schedule_at(point, row, vector(width))  # a row of points, whose terms stay in registers
+    task = parallel_tasks(packed, [block, stream, panel], shape)
+    turned.schedule_at(packed, task, width, depth * kh * kw)
     dense(packed.output_buffer(), shape)
     return packed, [w], [Buffer("w", w_shape), Buffer("packed", shape)]
 
@@ -145,4 +163,5 @@ WINOGRAD = Algorithm(
     accumulates_as_defined=False,
     spreads=lambda problem, s: (Plan.of(problem, s).my, Plan.of(problem, s).mx),
     cost=lambda p, s, machine: with_memory_s(machine, winograd_cost_cycles(p, s, machine), p.unique_bytes),
+    packing=packing,
 )

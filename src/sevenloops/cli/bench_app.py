@@ -206,6 +206,29 @@ def bench_start(
     start_command(models, batch, shape or [], split_names(against), threads, rounds, markdown)
 
 
+@bench_app.command("pack")
+@reporting
+def bench_pack(
+    problems: Problems = None,
+    network: Annotated[str | None, typer.Option(help="All layers of a network, such as resnet50.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="By name, or `all` that compute a layer; the chosen one.")] = None,
+    threads: Threads = None,
+    rounds: Rounds = 7,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+) -> None:
+    """Time the packing of weights against the memory bandwidth: bytes read and written, in milliseconds.
+
+    Arrays are packed again and again; what the last cache holds of them does not come from memory.
+    """
+    from ..bench.networks import layers
+    from ..bench.runner import as_layers
+    from .packs import packs_command
+    from .problems import any_problems
+
+    chosen = as_layers(any_problems(problems or [])) + (layers(network) if network else [])
+    packs_command(chosen, algorithm, threads, rounds, markdown)
+
+
 @bench_app.command("markdown")
 @reporting
 def bench_markdown(files: Annotated[list[Path], typer.Argument(help="Files that --output wrote.")]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..algorithms import check_schedule
-from ..choice import check_accuracy, forced
+from ..choice import check_accuracy, check_weights, forced
 from ..errors import ProblemError, ScheduleError
 from ..machine import Machine, MachineError
 from ..problem import Problem
@@ -39,9 +39,11 @@ def resolve_schedule(
     machine: Machine,
     accuracy: str = "fast",
     in_network: bool = False,
+    weights: str = "constant",
 ) -> tuple[Schedule, str]:
     """The schedule to compile and why: the one given, or the choice, among all algorithms or the one given."""
     check_accuracy(accuracy)
+    check_weights(weights)
     if schedule is not None:
         if algorithm is not None and algorithm != schedule.algorithm:
             raise ScheduleError(f"algorithm={algorithm!r} was asked, but the schedule is for {schedule.algorithm!r}")
@@ -50,7 +52,7 @@ def resolve_schedule(
         if reason is not None:
             raise ScheduleError(f"{schedule} does not fit {problem}: {reason}")
         return schedule, "the schedule was given"
-    return chosen(problem, machine, accuracy, algorithm, in_network)
+    return chosen(problem, machine, accuracy, algorithm, in_network, weights)
 
 
 def compile(
@@ -62,6 +64,7 @@ def compile(
     threads: int | None = None,
     accuracy: str = "fast",
     in_network: bool = False,
+    weights: str = "constant",
     time_limit_s: float = TIME_LIMIT_S,
 ) -> Kernel:
     """Compile a problem, or take the kernel from the cache; the process keeps the `recent.MAX_KEPT` kernels used last.
@@ -70,14 +73,15 @@ def compile(
     `threads` caps the threads of each call; it never changes the result. The same schedule serves any count.
     `accuracy="strict"` keeps to algorithms that accumulate as the definition does; `"fast"` allows every algorithm inside
     the error bound of its row (`Algorithm.tolerance`). Without `algorithm` and `schedule`, a tuned record or the cost model
-    decides (`sevenloops.choice`), for a layer `in_network` what was tuned inside one; `kernel.why` says how.
+    decides (`sevenloops.choice`), for a layer `in_network` what was tuned inside one; `kernel.why` says how. With
+    `weights="varying"` the time of packing counts in that, for weights that are packed in every call (`Kernel.once`).
 
     Raises `Unsupported`, `ScheduleError`, `CompileError`, `CompileTimeout`, and `MachineError` for a machine whose code
     cannot run here (`sevenloops.compile.build.build_image` compiles for those).
     """
     machine = Machine.host() if machine is None else machine
     _check_runs_here(machine)
-    best, why = resolve_schedule(problem, algorithm, schedule, machine, accuracy, in_network)
+    best, why = resolve_schedule(problem, algorithm, schedule, machine, accuracy, in_network, weights)
     kernel = _compiled(problem, best, machine, resolve_threads(threads), why, functools.partial(_image, time_limit_s))
     assert kernel is not None
     return kernel

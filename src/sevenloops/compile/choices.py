@@ -1,8 +1,8 @@
 """Choices kept on disk: the cost model looks at some thousand schedules for a problem, 2 to 60 ms in Python.
 
 A choice is kept in the cache of the kernels, under a key of everything that it depends on: the problem, the machine with
-its speeds, the accuracy, the table of algorithms, the sources of the model, and the contents of the tuned records. So any
-change of a record, by this process or another, is another key, and the choice is made again.
+its speeds, the accuracy, whether weights vary, the table of algorithms, the sources of the model, and the contents of the
+tuned records. So any change of a record, by this process or another, is another key, and the choice is made again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from .. import records
 from ..algorithms import ALGORITHMS, check_schedule
@@ -31,12 +32,20 @@ Chosen = tuple[Schedule, str]
 _known: Recent[str, Chosen] = Recent()
 
 
-def chosen(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, in_network: bool = False) -> Chosen:
+def chosen(
+    problem: Problem,
+    machine: Machine,
+    accuracy: str,
+    algorithm: str | None,
+    in_network: bool = False,
+    weights: str = "constant",
+) -> Chosen:
     """The schedule that `choice.choose` gives, and its reason; from the disk if they are there. Raises what it raises."""
-    key = _key(problem, machine, accuracy, algorithm, in_network)
+    key = _key(problem, machine, accuracy, algorithm, in_network, weights)
     found = _find(key, problem, machine)
     if found is None:
-        choice = choose(problem, machine, accuracy=accuracy, algorithm=algorithm, in_network=in_network)
+        asked: dict[str, Any] = {"accuracy": accuracy, "algorithm": algorithm, "in_network": in_network}
+        choice = choose(problem, machine, weights=weights, **asked)
         found = _known.keep(key, (choice.schedule, choice.why))
         header = json.dumps({"schedule": choice.schedule.to_json(), "why": choice.why})
         cache.write(key, header, b"", problem=str(problem), algorithm=f"(choice of {choice.schedule.algorithm})")
@@ -45,7 +54,7 @@ def chosen(problem: Problem, machine: Machine, accuracy: str, algorithm: str | N
 
 def kept(problem: Problem, machine: Machine, accuracy: str, in_network: bool = False) -> Chosen | None:
     """What `chosen` finds on the disk or in this process, among all algorithms; nothing is chosen."""
-    return _find(_key(problem, machine, accuracy, None, in_network), problem, machine)
+    return _find(_key(problem, machine, accuracy, None, in_network, "constant"), problem, machine)
 
 
 def _find(key: str, problem: Problem, machine: Machine) -> Chosen | None:
@@ -68,8 +77,8 @@ def _read(key: str, problem: Problem, machine: Machine) -> Chosen | None:
     return (schedule, why) if check_schedule(problem, schedule, machine) is None else None
 
 
-def _key(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, in_network: bool) -> str:
-    asked = [str(problem), repr(machine), accuracy, str(algorithm), str(in_network)]
+def _key(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, in_network: bool, weights: str) -> str:
+    asked = [str(problem), repr(machine), accuracy, str(algorithm), str(in_network), weights]
     text = "\n".join(["choice", *asked, ",".join(ALGORITHMS), _state(records.generation, records.path())])
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 

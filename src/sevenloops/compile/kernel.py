@@ -107,7 +107,7 @@ class Kernel:
         self._layout = (self.algorithm, self._w_shape, image.pack_buffers[-1].shape, problem.dtype, transform, *order)
         n_bytes = math.prod(image.pack_buffers[-1].shape) * self._dtype.itemsize
         self._buffer_bytes = 1 << max(12, (n_bytes - 1).bit_length())  # of `once`: kernels of similar sizes share one
-        self._reads_as_stored = self.algorithm in ("gemv", "naive")
+        self._reads_as_stored = self._row.reads_as_stored
         self._pitch = problem.out_pitch if isinstance(problem, ConvProblem) else 0
 
     @property

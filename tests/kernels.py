@@ -9,7 +9,7 @@ import numpy as np
 import sevenloops
 from operands import Operands
 from problems import exact_on_integers
-from scheduler import OneByOne, can_schedule, kernel_with_loop
+from scheduler import OneByOne, Task, can_schedule, kernel_with_loop
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.machine import Machine
 from sevenloops.problem import Problem
@@ -60,8 +60,10 @@ def check(problem: Problem, schedule: Schedule, machine: Machine, *, may_cancel:
     error = np.abs(result - expected).max()
     allowed = algorithm.tolerance * np.finfo(problem.dtype).eps / np.finfo(np.float32).eps
     assert error <= allowed * largest, f"off by {error:.3e} where outputs reach {largest:.3e}; {allowed:.1e} is allowed"
-    if schedule.params.get("parallel") and can_schedule(machine):
-        check_tasks(kernel, operands, result.copy())
+    if can_schedule(machine):
+        check_packing(kernel, operands.w)
+        if schedule.params.get("parallel"):
+            check_tasks(kernel, operands, result.copy())
 
 
 def check_tasks(kernel: Any, operands: Operands, expected: Any) -> None:
@@ -71,3 +73,14 @@ def check_tasks(kernel: Any, operands: Operands, expected: Any) -> None:
         result = run(kernel_with_loop(kernel, loop), operands)
         assert loop.most <= 1, f"{loop.most} tasks of {kernel.schedule} write the same element"
         assert result.tobytes() == expected.tobytes(), f"the result of {kernel.schedule} depends on the order of its tasks"
+
+
+def check_packing(kernel: Any, weights: Any) -> None:
+    """Assert that packed weights do not depend on the order of the tasks that pack them."""
+
+    def backwards(task: Task, count: int) -> None:
+        for number in reversed(range(count)):
+            task(number)
+
+    packed = kernel_with_loop(kernel, backwards).pack(weights).array
+    assert packed.tobytes() == kernel.pack(weights).array.tobytes(), f"packing for {kernel.schedule} depends on the order"

@@ -23,7 +23,7 @@ from sevenloops.compile.native import Placed
 from sevenloops.compile.runtime import LoadedKernel
 from sevenloops.machine import Machine
 
-__all__ = ["Loop", "OneByOne", "ParFor", "can_schedule", "kernel_with_loop", "late", "with_loop"]
+__all__ = ["Loop", "OneByOne", "ParFor", "Task", "can_schedule", "kernel_with_loop", "late", "with_loop"]
 
 #: Runs a task, given by its number; returns Halide's error code.
 Task = Callable[[int], int]

@@ -14,9 +14,10 @@ from problems import ALL, conv
 from sevenloops import choice, records
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.algorithms.cost import clock_hz, memory_s, phase_s
-from sevenloops.choice import candidates, choose, forced, model_digest
+from sevenloops.choice import candidates, choose, forced
 from sevenloops.descriptor import parse_problem
 from sevenloops.errors import ProblemError, ScheduleError, Unsupported
+from sevenloops.learned import learned_factor, model_digest
 from sevenloops.machine import Machine
 from sevenloops.problem import Problem
 from sevenloops.records import Record, Result, machine_kind
@@ -229,7 +230,7 @@ def test_records_correct_the_model() -> None:
     assert chosen.schedule.algorithm == "im2col"
     slow = next(c for c in chosen.candidates if c.schedule.algorithm == "direct")
     assert 2 < slow.factor < 3
-    far = choice.learned_factor(ALGORITHMS["direct"], parse_problem("mb1 ic512 ih56 iw56 oc512 kh7 kw7"), MACHINE)
+    far = learned_factor(ALGORITHMS["direct"], parse_problem("mb1 ic512 ih56 iw56 oc512 kh7 kw7"), MACHINE)
     assert far == 1
     stale = [dataclasses.replace(s, model="old", predicted_s=1e3) for r in found for s in r.results]
     records.add([dataclasses.replace(r, results=tuple(stale[2 * at : 2 * at + 2])) for at, r in enumerate(found)])

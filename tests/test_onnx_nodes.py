@@ -29,10 +29,6 @@ Run = Callable[[Any, Arrays], list[Any]]
 EXCEPTIONS = {
     "bernoulli": "random numbers",
     "dynamicquantizelinear": "random numbers, some at a half, which float64 rounds to the other side",
-    "range_float_type_positive_delta_expanded": "onnx's evaluator stacks scalars of a Loop as vectors",
-    "range_float16_type_positive_delta_expanded": "onnx's evaluator stacks scalars of a Loop as vectors",
-    "range_bfloat16_type_positive_delta_expanded": "onnx's evaluator stacks scalars of a Loop as vectors",
-    "range_int32_type_negative_delta_expanded": "onnx's evaluator stacks scalars of a Loop as vectors",
     "scan_sum": "Scan of opset 8, which onnx's evaluator lacks",
     "training_dropout": "random numbers",
 }

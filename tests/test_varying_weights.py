@@ -11,9 +11,10 @@ import pytest
 import sevenloops
 from sevenloops import functional, records
 from sevenloops.algorithms import ALGORITHMS
-from sevenloops.choice import choose, model_digest
+from sevenloops.choice import choose
 from sevenloops.descriptor import parse_problem
 from sevenloops.errors import ProblemError
+from sevenloops.learned import model_digest
 from sevenloops.machine import Machine
 from sevenloops.recent import Recent
 from sevenloops.records import Record, Result, machine_kind

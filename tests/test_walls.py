@@ -29,7 +29,7 @@ ROOMS = {
     "tools": "arrays inputs recent weights records",
     "algorithms": "algorithms",
     "layers": "layers",
-    "choice": "choice",
+    "choice": "choice learned",
     "compile": "compile",
     "tune": "tune",
     "functional": "functional functional_shift",

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..algorithms import ALGORITHMS
-from ..choice import learned_factor, model_digest
 from ..errors import CompileError, Unsupported
+from ..learned import learned_factor, model_digest
 from ..machine import Machine
 from ..problem import Problem
 from ..records import Result

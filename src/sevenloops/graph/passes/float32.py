@@ -188,7 +188,8 @@ class _Twins:
             return True
         output = self._new(target) if to in HALVES else target
         number = element_of(FLOAT32 if to in HALVES else to)
-        self._keep(Node("Cast", (self._wide(source) if held else source,), (output,), {"to": number}, node.name))
+        attributes = {**node.attributes, "to": number}
+        self._keep(Node("Cast", (self._wide(source) if held else source,), (output,), attributes, node.name))
         return True
 
     def _quantize(self, node: Node) -> bool:

@@ -119,6 +119,15 @@ with meanwhile(lambda: compile_new(next(sizes, 3)), lambda: sevenloops.Inference
         in_child(lambda: (compile_new(size), run_session(), call()))
     run_session()
 """,
+    "importing": """
+from importlib import import_module
+names = ["sevenloops." + name for name in ("onnx_backend", "analysis.profile", "ladder.table", "tune.search")]
+importing = threading.Thread(target=lambda: [import_module(name) for name in names])
+importing.start()
+while importing.is_alive():
+    in_child(lambda: [import_module(name) for name in names])
+importing.join()
+""",
     "while it holds the session's lock itself": """
 child = None
 def forks(label, done, total):

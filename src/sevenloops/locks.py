@@ -1,8 +1,13 @@
-"""Locks that do not survive a fork: a child has only the thread that forked, and nobody to release what the others held."""
+"""Locks that do not survive a fork: a child has only the thread that forked, and nobody to release what the others held.
+
+Python's import system has such locks too, one for each module that is being imported. What other threads were importing is
+imported anew in the child: modules of this package load when they are touched, so that may be any.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from contextlib import AbstractContextManager
 from typing import Any
@@ -29,5 +34,17 @@ def _renew() -> None:
         setattr(owner, attribute, threading.RLock())
 
 
+def _forget_imports() -> None:
+    """Let go of the locks, and the half of a module, that other threads of the parent had."""
+    locks = getattr(sys.modules.get("_frozen_importlib"), "_module_locks", {})
+    for name, reference in list(locks.items()):
+        lock = reference()
+        if getattr(lock, "owner", None) not in (None, threading.get_ident()):
+            locks.pop(name, None)
+            if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
+                sys.modules.pop(name, None)
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_renew)
+    os.register_at_fork(after_in_child=_forget_imports)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -45,6 +46,17 @@ def seven_algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     choice._choose.cache_clear()
     yield
     choice._choose.cache_clear()
+
+
+@pytest.fixture
+def no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither shipped nor own tuned records; those that a test makes go to its own folder."""
+    from sevenloops import records
+
+    monkeypatch.setattr(records, "SHIPPED", tmp_path / "default.jsonl")
+    monkeypatch.setattr(records, "path", lambda: tmp_path / "tuned.jsonl")
+    yield
+    records._forget()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -22,6 +21,8 @@ from sevenloops.tune import Progress, tune
 from sevenloops.tune.lab import Lab, Sample
 from sevenloops.tune.neighbours import neighbours
 
+#: No records but those that a test makes.
+pytestmark = pytest.mark.usefixtures("no_records")
 CONV = conv("mb1 ic64 ih28 iw28 oc64 kh3 kw3 ph1 pw1 bias act=relu")
 SMALL = conv("mb1 ic8 ih9 iw9 oc16 kh3 kw3 ph1 pw1 bias")
 HOST = Machine.host()
@@ -67,14 +68,6 @@ class Table:
 
     def error(self, schedule: Schedule) -> float:
         return self.wrong(schedule)
-
-
-@pytest.fixture(autouse=True)
-def no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(records, "SHIPPED", tmp_path / "default.jsonl")
-    monkeypatch.setattr(records, "path", lambda: tmp_path / "tuned.jsonl")
-    yield
-    records._forget()
 
 
 def search(table: Table, problem: Problem = CONV, **options: Any) -> records.Record:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,17 +16,11 @@ from sevenloops.machine import Machine
 from sevenloops.recent import Recent
 from sevenloops.records import Record, Result, machine_kind
 
+#: No records but those that a test makes.
+pytestmark = pytest.mark.usefixtures("no_records")
 MACHINE = Machine.described("avx2", name="test processor", cores=2, os="linux", l2_bytes=1 << 19, l3_bytes=32 << 20)
 #: 9 MB of weights for 196 pixels
 HEAVY = parse_problem("mb1 ic512 ih14 iw14 oc512 kh3 kw3 ph1 pw1")
-
-
-@pytest.fixture(autouse=True)
-def no_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(records, "SHIPPED", tmp_path / "default.jsonl")
-    monkeypatch.setattr(records, "path", lambda: tmp_path / "tuned.jsonl")
-    yield
-    records._forget()
 
 
 def test_packing_is_part_of_the_prediction() -> None:

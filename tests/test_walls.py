@@ -15,6 +15,7 @@ import pytest
 import sevenloops
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.compile.store import build_versions, sources
+from sevenloops.gradients import GRADIENTS
 from sevenloops.layers import LAYERS
 
 ROOT = Path(__file__).parents[1]
@@ -24,15 +25,16 @@ MAX_LINES = 400
 #: The rooms from the bottom up, each with its modules: a module imports from its own room and from those above it in
 #: this list. The first are the values; the package's `__init__` ("sevenloops") shows what users see; nobody imports cli.
 ROOMS = {
-    "values": "errors locks epilogue sizes shift problem descriptor schedule machine machine_detect machine_measure paths "
-    "reference rows",
+    "values": "errors locks epilogue sizes shift problem adjoint descriptor schedule machine machine_detect "
+    "machine_measure paths reference rows",
     "tools": "arrays inputs recent weights records",
     "algorithms": "algorithms",
     "layers": "layers",
+    "gradients": "gradients",
     "choice": "choice learned",
     "compile": "compile",
     "tune": "tune",
-    "functional": "functional functional_shift",
+    "functional": "functional functional_shift functional_gradients",
     "graph": "graph",
     "models": "models",
     "session": "session onnx_backend network_tuning",
@@ -50,7 +52,7 @@ ROOM_OF = {module: room for room, modules in ROOMS.items() for module in modules
 #: Packages of others, and the rooms that may import them.
 OTHERS = {
     "numpy": set(ROOMS),
-    "halide": {"algorithms", "layers", "compile", "ladder"},
+    "halide": {"algorithms", "layers", "gradients", "compile", "ladder"},
     "llvmlite": {"values", "compile"},
     "onnx": {"bench", "graph", "session"},
     "onnxruntime": {"bench"},
@@ -171,7 +173,11 @@ def test_the_walk_finds_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
 def test_the_kernels_digest_has_all_that_builds_them() -> None:
     """Every module that `build` can reach, through functions too; the package's `__init__` only shows what there is."""
     reached: set[tuple[str, ...]] = set()
-    rows = (*ALGORITHMS.values(), *LAYERS.values())  # their tables name the modules, which are imported when looked up
+    rows = (
+        *ALGORITHMS.values(),
+        *LAYERS.values(),
+        *GRADIENTS.values(),
+    )  # their tables name the modules, which are imported when looked up
     found = [("sevenloops", "compile", "build"), *(tuple(row.define.__module__.split(".")) for row in rows)]
     while found:
         name = found.pop()

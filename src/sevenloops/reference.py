@@ -12,12 +12,13 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from .adjoint import WeightGradient
 from .epilogue import Epilogue
 from .errors import ArrayError
 from .problem import ConvProblem, GemmProblem
 from .shift import Shift, channel_offsets
 
-__all__ = ["apply_epilogue", "reference_conv", "reference_gemm"]
+__all__ = ["apply_epilogue", "reference_conv", "reference_gemm", "reference_weight_gradient"]
 
 Array = npt.NDArray[np.float64]
 Index = tuple[slice | int, ...]
@@ -88,6 +89,25 @@ def apply_epilogue(
     if residual is not None and epilogue.residual == "after":
         v += residual
     return v
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def reference_weight_gradient(problem: WeightGradient, x: npt.ArrayLike, dy: npt.ArrayLike) -> Array:
+    """Compute the gradient of a convolution's weights from its definition.
+
+    Shapes: `x` is `problem.forward.x_shape`, `dy` is `problem.forward.y_shape`; the float64 result is `w_shape`.
+    Raises `ArrayError` for another shape.
+    """
+    forward = problem.forward
+    x, dy = _operand("x", x, forward.x_shape), _operand("dy", dy, forward.y_shape)
+    padded = np.pad(_shifted(forward.shift, x) if forward.shift else x, ((0, 0), *forward.padding, (0, 0)))
+    dw, pixels = np.zeros(forward.w_shape), tuple(range(forward.rank + 1))
+    for ic, oc in _group_slices(forward):
+        for k in itertools.product(*map(range, forward.kernel)):
+            seen: Index = (ALL, *_taps(forward, k, forward.out_size), ic)
+            weights: Index = (oc, ALL, *k)
+            dw[weights] = np.tensordot(dy[..., oc], padded[seen], axes=(pixels, pixels))
+    return dw
 
 
 def _activate(name: str, params: tuple[float, ...], v: Array) -> Array:

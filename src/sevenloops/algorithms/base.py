@@ -75,8 +75,8 @@ class Algorithm:
 
     name: str
     equation: str
-    supports: Callable[[Problem], str | None]
-    schedules: Callable[[Problem, Machine], list[Schedule]]
+    supports: Callable[[Any], str | None]
+    schedules: Callable[[Any, Machine], list[Schedule]]
     check: Callable[[Any, Schedule, Machine], str | None]
     define: Callable[[Any, Schedule, Machine], Definition]
     macs_executed: Callable[[Any, Schedule], int]
@@ -105,7 +105,7 @@ class Algorithm:
             written, rate = weights // columns * padded, PERMUTED_BYTES_PER_CYCLE
         return pack_s(machine, weights, written, rate)
 
-    def predicted_s(self, problem: Problem, schedule: Schedule, machine: Machine) -> float:
+    def predicted_s(self, problem: Any, schedule: Schedule, machine: Machine) -> float:
         """Seconds of one call by the cost model, not corrected by records."""
         if self.cost is not None:
             return self.cost(problem, schedule, machine)

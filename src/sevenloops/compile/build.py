@@ -94,9 +94,11 @@ def _target(machine: Machine, *, runtime: bool, asserts: bool = False) -> Any:
 def define(problem: Problem, schedule: Schedule, machine: Machine) -> Definition:
     """The algorithm's Halide code for a problem and schedule."""
     from ..algorithms import ALGORITHMS
+    from ..gradients import GRADIENTS
     from ..layers import LAYERS
 
-    row = ALGORITHMS.get(schedule.algorithm) or LAYERS[schedule.algorithm]
+    name = schedule.algorithm
+    row = next(table[name] for table in (ALGORITHMS, LAYERS, GRADIENTS) if name in table)
     return row.define(problem, schedule, machine)
 
 

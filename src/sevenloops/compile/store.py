@@ -27,7 +27,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 def sources(package: Path = PACKAGE) -> list[Path]:
     """The files that decide what a kernel's code is: these folders, and all that they may import lies beside them."""
-    folders = (package / name for name in ("algorithms", "compile", "layers"))
+    folders = (package / name for name in ("algorithms", "compile", "gradients", "layers"))
     return sorted([*package.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))])
 
 

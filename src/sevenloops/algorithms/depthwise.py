@@ -378,7 +378,7 @@ DEPTHWISE = Algorithm(
     name="depthwise",
     equation="y[c, o] = sum over k of w[c, k] * x[c // multiplier, o*stride + k*dilation - before]",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=_macs,

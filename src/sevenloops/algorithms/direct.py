@@ -176,7 +176,7 @@ DIRECT = Algorithm(
     name="direct",
     equation="y[oc, p] = sum over taps of w[oc, tap] * x[address(p, tap)]",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=lambda problem, s: tiled_macs(product_shape(problem), s),

@@ -225,7 +225,7 @@ FFT = Algorithm(
     name="fft",
     equation="Y[oc, f, t] = sum over ic of conj(W[oc, ic, f]) * X[ic, f, t], X and W transformed, Y transformed back",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=_macs,

@@ -164,7 +164,7 @@ GEMM = Algorithm(
     name="gemm",
     equation="y[m, n] = alpha * sum over k of a[m, k] * b[k, n] + beta * c[m, n]",
     supports=supports_gemm,
-    schedules=lambda problem, machine: tiled_schedules("gemm", gemm_shape(problem), machine),  # type: ignore[arg-type]
+    schedules=lambda problem, machine: tiled_schedules("gemm", gemm_shape(problem), machine),
     check=lambda problem, s, machine: check_tiled(gemm_shape(problem), s, machine),
     define=define_gemm,
     macs_executed=lambda problem, s: tiled_macs(gemm_shape(problem), s),
@@ -178,7 +178,7 @@ POINTWISE = Algorithm(
     name="pointwise",
     equation="y[oc, p] = sum over ic of w[oc, ic] * x[ic, p]",
     supports=supports_pointwise,
-    schedules=lambda problem, machine: tiled_schedules("pointwise", pointwise_shape(problem), machine),  # type: ignore[arg-type]
+    schedules=lambda problem, machine: tiled_schedules("pointwise", pointwise_shape(problem), machine),
     check=lambda problem, s, machine: check_tiled(pointwise_shape(problem), s, machine),
     define=define_pointwise,
     macs_executed=lambda problem, s: tiled_macs(pointwise_shape(problem), s),

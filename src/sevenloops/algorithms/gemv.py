@@ -153,7 +153,7 @@ GEMV = Algorithm(
     name="gemv",
     equation="y[m, n] = sum over k of a[m, k] * b[n, k]",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=lambda problem, s: problem.macs,

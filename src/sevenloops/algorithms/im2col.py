@@ -143,7 +143,7 @@ IM2COL = Algorithm(
     name="im2col",
     equation="col[tap, p] = x[address(p, tap)]; y[oc, p] = sum over taps of w[oc, tap] * col[tap, p]",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=_macs,

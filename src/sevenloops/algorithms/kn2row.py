@@ -163,7 +163,7 @@ KN2ROW = Algorithm(
     name="kn2row",
     equation="y[oc, o] = sum over k of (sum over ic of w[oc, ic, k] * x[ic, o*stride + k*dilation - before])",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=_macs,

@@ -185,7 +185,7 @@ MEC = Algorithm(
     name="mec",
     equation="col[(kx, ic), ox, iy] = x[ic, address(ox, kx), iy]; y[oc, o] = sum over ky of w[oc, ky, :] . col[:, o + ky]",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=_macs,

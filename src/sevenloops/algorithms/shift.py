@@ -229,7 +229,7 @@ SHIFT = Algorithm(
     name="shift",
     equation="y[oc, o] = sum over the ic that o sees of w[oc, ic] * x[ic, o*stride + offset(ic)]",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=macs_executed,

@@ -282,7 +282,7 @@ TRANSPOSED = Algorithm(
     name="transposed",
     equation="y[oc, u*s + r] = sum over the taps j of phase r of w[ic, oc, k(r, j)] * x[ic, u + first(r) - j*step]",
     supports=supports,
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=check,
     define=define,
     macs_executed=macs_executed,

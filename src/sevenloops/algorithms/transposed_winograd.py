@@ -148,7 +148,7 @@ TRANSPOSED_WINOGRAD = Algorithm(
     name="transposed_winograd",
     equation="Y(r) = AT [ sum over ic of (G g(r) GT) * (BT d(r) B) ] A for each phase r, tile by tile",
     supports=supports,
-    schedules=plan_schedules,  # type: ignore[arg-type]
+    schedules=plan_schedules,
     check=check_plan,
     define=define,
     macs_executed=macs_executed,

@@ -156,7 +156,7 @@ WINOGRAD = Algorithm(
     name="winograd",
     equation="Y = AT [ sum over ic of (G g GT) * (BT d B) ] A, tile by tile",
     supports=supports,
-    schedules=winograd_schedules,  # type: ignore[arg-type]
+    schedules=winograd_schedules,
     check=check_plan,
     define=define,
     macs_executed=winograd_macs,

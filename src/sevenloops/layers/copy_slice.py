@@ -70,7 +70,7 @@ COPY_SLICE = Algorithm(
     name="copy_slice",
     equation="y[r, c] = x[r, c]",
     supports=lambda problem: None if isinstance(problem, CopySlice) else "it copies rows of channels",
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=lambda problem, schedule, machine: None,
     define=define,
     macs_executed=lambda problem, schedule: 0,

@@ -187,7 +187,7 @@ SHIFT_LAYER = Algorithm(
     name="shift_layer",
     equation="y[o, c] = x[o + offset(c), c]",
     supports=lambda problem: None if isinstance(problem, ShiftLayer) else "it shifts channels",
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=lambda problem, schedule, machine: None,
     define=define,
     macs_executed=lambda problem, schedule: 0,

@@ -65,7 +65,7 @@ TRANSPOSE = Algorithm(
     name="transpose",
     equation="y[b, c, r] = x[b, r, c]",
     supports=lambda problem: None if isinstance(problem, Transpose) else "it transposes matrices",
-    schedules=schedules,  # type: ignore[arg-type]
+    schedules=schedules,
     check=lambda problem, schedule, machine: None,
     define=define,
     macs_executed=lambda problem, schedule: 0,

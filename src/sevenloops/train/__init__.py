@@ -1,0 +1,1 @@
+"""Training networks for real: data, recipes, checkpoints, curves. Needs PyTorch."""

@@ -35,11 +35,12 @@ _ERRORS = (
 
 @dataclass(frozen=True)
 class LoadedKernel:
-    """Two native functions, taking addresses and returning 0 or an error code; `keep` holds the code alive.
+    """The two native functions of an image, taking addresses and returning 0 or an error code; `keep` holds the code alive.
 
-    `run_list` and `pack_list` are the addresses of the same for the steps of a plan (see `steps`).
+    `run_list` and `pack_list` are the addresses of the same for the calls of a program (see `steps`).
     """
 
+    image: KernelImage
     run: Any
     pack: Any
     run_list: int
@@ -107,7 +108,7 @@ def called(image: KernelImage, code: Code, threads: int) -> LoadedKernel:
         function.keep = code  # type: ignore[attr-defined]  # whoever holds the function alone may call it too
         functions.append(function)
     lists = [code.address(f"{image.name}_{what}_list") for what in ("run", "pack")]
-    return LoadedKernel(functions[0], functions[1], lists[0], lists[1], code)
+    return LoadedKernel(image, functions[0], functions[1], lists[0], lists[1], code)
 
 
 def step_list(calls: list[tuple[int, list[int]]]) -> StepList:

@@ -1,7 +1,7 @@
 """A plan: a network for exact sizes, compiled, its memory laid out, ready to run again and again.
 
-Every step is a kernel call with fixed addresses, but for those in the caller's arrays, which are put in before a run. All
-calls between two operators that are not compiled run in one native call (`compile.steps`).
+Its kernel calls are a `Program`, run by an `Executable`; a plan knows beside that what each step is for, and runs the
+operators that are not compiled. All calls between two of those run in one native call (`compile.steps`).
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import address, aligned_empty, same_bytes
+from ..arrays import aligned_empty, same_bytes
 from ..compile import Kernel, compile, compile_kept
 from ..compile.layer import compile_layer, layer_kept, layer_of
-from ..compile.runtime import LoadedKernel, step_list
+from ..compile.runtime import LoadedKernel
 from ..errors import GraphError, KernelError, printable
 from ..machine import Machine
 from ..problem import ConvProblem, GemmProblem, Problem
@@ -28,6 +28,7 @@ from .lower import Lowered
 from .lowering import Constant, PythonStep, Step, Weights, aligned
 from .memory import MemoryPlan, Span, plan_memory
 from .place import Tensor
+from .program import ARENA, CONSTANT, INPUT, OUTPUT, Argument, Call, Executable, Port, Program
 
 __all__ = ["Plan", "PlannedStep", "StepTime", "compile_plan"]
 
@@ -109,15 +110,6 @@ class StepTime(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Patch:
-    """An argument that lies in the caller's memory: its place among the arguments, the storage, bytes from its start."""
-
-    argument: int
-    storage: int
-    offset: int
-
-
 class Plan:
     """See the module. Made by `compile_plan`; one run at a time.
 
@@ -137,53 +129,61 @@ class Plan:
         self.dynamic, self.tail, self.constants = lowered.dynamic, lowered.tail, lowered.constants
         self.steps = tuple(PlannedStep(step, kernel) for step, kernel in zip(lowered.steps, kernels))
         self.memory = memory
-        size = self.memory.total_bytes
-        self.arena = arena if arena is not None and arena.size >= size else aligned_empty((size,), np.uint8)
-        self._keep: list[Any] = []
-        self._patches: list[_Patch] = []
-        self._external = {tensor.storage.id for tensor in (*self.inputs.values(), *self.outputs.values())}
-        self._base = {key: address(self.arena) + offset for key, offset in self.memory.offsets.items()}
+        self._held: dict[int, tuple[int, Array]] = {}  # constants in order: by identity, their number and themselves
+        self._regions = {tensor.storage.id: (INPUT, at) for at, tensor in enumerate(self.inputs.values())}
+        self._regions |= {tensor.storage.id: (OUTPUT, at) for at, tensor in enumerate(self.outputs.values())}
         self.packed: dict[tuple[Any, ...], dict[Problem, Array]] = {}
         self._others, self._own = tuple(others), own
-        calls: list[tuple[int, list[int]]] = []
-        self._given = 0  # arguments of the calls so far
+        calls: list[Call] = []
         self._ranges: list[tuple[int, int]] = []
+        self.kernels: dict[str, LoadedKernel] = {}
         for planned in self.steps:
             begin = len(calls)
             if isinstance(planned.step, Step):
-                self._add_calls(calls, planned, planned.step)
+                calls += self._calls(planned.kernel, planned.step)
             self._ranges.append((begin, len(calls)))
         self._others = ()
-        self._list = step_list(calls)
+        ports = [
+            tuple(Port(name, tensor.shape, tensor.dtype) for name, tensor in of.items())
+            for of in (self.inputs, self.outputs)
+        ]
+        held = [array for _, array in self._held.values()]
+        sizes = tuple(array.nbytes for array in held)
+        self.program = Program(ports[0], ports[1], memory.total_bytes, sizes, tuple(calls))
+        self._executable = Executable(self.program, self.kernels, held, arena)
         self._segments = self._segmented()
+
+    @property
+    def arena(self) -> Array:
+        """The memory of all values between inputs and outputs."""
+        return self._executable.arena
+
+    @property
+    def held(self) -> list[Array]:
+        """The constants of the program in order: packed weights and others."""
+        return [array for _, array in self._held.values()]
 
     # --------------------------------------------------------------------------------------------- building
 
-    def _add_calls(self, calls: list[tuple[int, list[int]]], planned: PlannedStep, step: Step) -> None:
-        kernel, arguments = planned.kernel, list(step.operands)
+    def _calls(self, kernel: Any, step: Step) -> Iterator[Call]:
         loaded = kernel.loaded if isinstance(kernel, Kernel) else kernel
-        assert loaded is not None
-        resolved: list[int] = []
-        if isinstance(kernel, Kernel) and isinstance(arguments[1], (Tensor, Constant)):
-            packed = aligned_empty(kernel.image.pack_buffers[-1].shape, kernel.problem.dtype)
-            calls.append((loaded.pack_list, [self._address(arguments[1], self._given, kernel), address(packed)]))
-            self._given += 2
-            arguments[1] = Constant(packed)
-        for operand in (*arguments, step.output):
-            resolved.append(self._address(operand, self._given + len(resolved), kernel))
-        calls.append((loaded.run_list, resolved))
-        self._given += len(resolved)
+        name = loaded.image.name
+        self.kernels[name] = loaded
+        operands = list(step.operands)
+        if isinstance(kernel, Kernel) and isinstance(operands[1], (Tensor, Constant)):
+            packed = Constant(aligned_empty(kernel.image.pack_buffers[-1].shape, kernel.problem.dtype))
+            yield Call(name, True, (self._argument(operands[1], kernel), self._argument(packed, kernel)))
+            operands[1] = packed
+        yield Call(name, False, tuple(self._argument(operand, kernel) for operand in (*operands, step.output)))
 
-    def _address(self, operand: Any, argument: int, kernel: Any) -> int:
+    def _argument(self, operand: Any, kernel: Any) -> Argument:
         if isinstance(operand, Tensor):
-            offset = operand.offset * np.dtype(operand.dtype).itemsize
-            if operand.storage.id in self._external:
-                self._patches.append(_Patch(argument, operand.storage.id, offset))
-                return 0
-            return self._base[operand.storage.id] + offset
+            offset, key = operand.offset * np.dtype(operand.dtype).itemsize, operand.storage.id
+            if key in self._regions:
+                return Argument(*self._regions[key], offset)
+            return Argument(ARENA, 0, self.memory.offsets[key] + offset)
         array = self._pack(operand, kernel) if isinstance(operand, Weights) else operand.array
-        self._keep.append(array)
-        return address(array)
+        return Argument(CONSTANT, self._held.setdefault(id(array), (len(self._held), array))[0], 0)
 
     def _pack(self, weights: Weights, kernel: Kernel) -> Array:
         """The weights as a kernel reads them: packed once for all steps of one problem, and not kept as they were.
@@ -204,7 +204,7 @@ class Plan:
         operands = [operand for planned in self.steps for operand in planned.step.operands]
         held = [a for operand in operands if isinstance(operand, Weights) for a in operand.held]
         held += [operand.array for operand in operands if isinstance(operand, Constant)]
-        return sum(np.may_share_memory(array, other) for other in (*held, *self._keep, *self.constants.values())) == 1
+        return sum(np.may_share_memory(array, other) for other in (*held, *self.held, *self.constants.values())) == 1
 
     def _segmented(self) -> list[tuple[int, int]]:
         """Runs of steps (first, behind the last) for one native call each; a step in Python stands alone."""
@@ -230,12 +230,8 @@ class Plan:
         return list(map(StepTime, self.steps, seconds)), outputs
 
     def _run(self, feeds: Mapping[str, Array], seconds: list[float] | None) -> dict[str, Array]:
-        outputs = {name: aligned_empty(t.shape, np.dtype(t.dtype)) for name, t in self.outputs.items()}
-        where = {tensor.storage.id: address(feeds[name]) for name, tensor in self.inputs.items()}
-        where |= {tensor.storage.id: address(outputs[name]) for name, tensor in self.outputs.items()}
-        arguments = self._list.arguments
-        for patch in self._patches:
-            arguments[patch.argument] = where[patch.storage] + patch.offset
+        outputs = self._executable.outputs()
+        self._executable.bind(feeds, outputs)
         array_of = None
         for first, last in self._segments:
             if isinstance(self.steps[first].step, Step):
@@ -252,7 +248,7 @@ class Plan:
         """Run the steps from `first` up to `last`, all of them kernels."""
         begin, end = self._ranges[first][0], self._ranges[last - 1][1]
         times = None if seconds is None else np.zeros(end - begin + 1, np.int64)
-        failed = self._list.run(begin, end, times)
+        failed = self._executable.call(begin, end, times)
         if failed:
             call, code = failed
             at = next(at for at, (low, high) in enumerate(self._ranges) if low <= call < high)
@@ -293,7 +289,7 @@ class Plan:
     @property
     def constant_bytes(self) -> int:
         """Bytes of packed weights and other constants; those that steps share count once."""
-        return sum({id(array): array.nbytes for array in self._keep}.values())
+        return sum(self.program.constants)
 
     def poison(self) -> None:
         """Fill the arena with NaN, to see that every element that is read has been written."""

@@ -14,6 +14,7 @@ from sevenloops.bench.results import OWN
 from sevenloops.cli.main import app
 from sevenloops.errors import ProblemError
 from sevenloops.graph.builder import GraphBuilder
+from sevenloops.graph.kept import folder
 
 
 @pytest.fixture
@@ -30,7 +31,12 @@ def test_the_parts_are_within_the_whole() -> None:
     net = GraphBuilder("little")
     graph = net.graph(y=net.conv(net.input("x", (1, 3, 8, 8)), 4, 3))
     (found,) = start.measure_starts([(case("little", graph), None)], (), 1, 2, said.append)
-    assert said == ["little: sevenloops, once untimed", "little: round 1 of 2", "little: round 2 of 2"]
+    assert said == [
+        *(f"little: {engine}, once untimed" for engine in (OWN, start.KEPT)),
+        "little: round 1 of 2",
+        "little: round 2 of 2",
+    ]
+    assert not list(folder().glob("*"))
     assert list(found.parts) == ["import numpy", "import InferenceSession", *start.PARTS]
     times = found.seconds[OWN]
     assert len(times) == 2 and all(len(part) == 2 and min(part) > 0 for part in found.parts.values())
@@ -42,8 +48,8 @@ def test_an_engine_that_fails_has_a_reason(model: Path, monkeypatch: pytest.Monk
     result = CliRunner().invoke(app, ["bench", "start", str(model), "--against", "broken", "--rounds", "1", "--markdown"])
     assert result.exit_code == 0, result.stderr
     lines = result.output.splitlines()
-    assert lines[0] == "| network | fastest | sevenloops | broken | speedup |"
-    assert lines[2].startswith("| little | sevenloops | ") and lines[2].endswith("| cannot run | - |")
+    assert lines[0] == "| network | fastest | sevenloops | sevenloops, kept | broken | speedup |"
+    assert lines[2].startswith("| little | sevenloops") and lines[2].endswith("| cannot run | - |")
     assert lines[3] == "| part | unit | little |" and lines[5].startswith("| import sevenloops, beyond NumPy | ms | ")
     with pytest.raises(WorkerError, match="no such luck"):
         start._process(start.ENGINES["broken"])

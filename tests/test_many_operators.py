@@ -200,8 +200,8 @@ def test_many_sizes_that_depend_on_values_are_planned_once(monkeypatch: pytest.M
         planned.append(1)
         return compile_plan(*arguments, **options)
 
-    monkeypatch.setattr("sevenloops.session.compile_plan", counted)
-    monkeypatch.setattr("sevenloops.session.MAX_PLANS", 2)
+    monkeypatch.setattr("sevenloops.graph.planner.compile_plan", counted)
+    monkeypatch.setattr("sevenloops.graph.planner.MAX_PLANS", 2)
     with pytest.warns(FallbackWarning):
         session = InferenceSession(graph)
         feeds = {"x": np.linspace(-1, 1, 9, dtype=np.float32)}
@@ -228,7 +228,7 @@ def test_plans_cost_what_is_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
         return optimise(part, *arguments)
 
     monkeypatch.setattr(_Inference, "visit", visiting)
-    monkeypatch.setattr("sevenloops.session.optimise", optimising)
+    monkeypatch.setattr("sevenloops.graph.planner.optimise", optimising)
     with pytest.warns(FallbackWarning):
         InferenceSession(graph).run(None, {"x": np.linspace(-1, 1, 9, dtype=np.float32)})
     assert len(visited) <= 2 * len(graph.nodes)  # all of them once to find what is wrong, and each in its plan

@@ -351,14 +351,14 @@ def test_old_plans_go() -> None:
     first = session.plan({"x": x.shape})
     assert session.plan({"x": x.shape}) is first
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sevenloops.session.MAX_PLANS", 1)
+        patch.setattr("sevenloops.graph.planner.MAX_PLANS", 1)
         session.run(None, {"x": random(1, 3, 9, 8)})
     assert session.plan({"x": x.shape}) is not first
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
 
 
 def test_packed_weights_go_with_the_last_plan_that_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sevenloops.session.MAX_PLANS", 1)
+    monkeypatch.setattr("sevenloops.graph.planner.MAX_PLANS", 1)
     session = InferenceSession(network("residual block"))
     packed = []
     for size in (8, 90):  # whose layers have other tiles, and with them other packed weights

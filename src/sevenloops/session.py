@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import records
 from .arrays import as_array
 from .choice import check_accuracy
 from .compile import resolve_threads
 from .descriptor import parse_problem
-from .errors import DtypeError, FallbackWarning, GraphError
-from .graph.dtypes import ELEMENTS
+from .errors import CacheWarning, DtypeError, FallbackWarning, GraphError
 from .graph.ir import Graph, Value
-from .graph.limits import MAX_STEPS, limited, machine_bytes
-from .graph.lower import LOWERINGS, lower
-from .graph.lowering import PythonStep
-from .graph.passes import PASSES, optimise
-from .graph.passes.float32 import costs
-from .graph.plan import Plan, StepTime, compile_plan
-from .graph.shapes import check_asked, infer
+from .graph.kept import Identity, digest_of_model, find, identify, keep, worth_a_look
+from .graph.limits import MAX_STEPS, machine_bytes
 from .locks import renewed_lock
 from .problem import Problem
 from .schedule import Schedule
 from .sizes import as_int
 
+if TYPE_CHECKING:
+    from .graph.plan import Plan, StepTime
+    from .graph.planner import Planner
+
 __all__ = ["InferenceSession", "NodeArg"]
 
 Array = np.ndarray[Any, Any]
-Progress = Callable[[str, int, int], None]
 Model = str | PathLike[str] | bytes | Graph
-#: All passes but those that write graphs in the form that kernels have.
-OPTIONAL_PASSES = tuple(row.name for row in PASSES if row.name not in ("float32", "fuse_elementwise"))
+Progress = Callable[[str, int, int], None]
 FLOAT32 = np.dtype(np.float32)
-#: Runs of different sizes that a session keeps the plans of; those unused longest go.
-MAX_PLANS = 32
-#: Sizes that come as values have few elements.
-MOST_SIZES = 64
 
 
 @dataclass(frozen=True)
@@ -70,9 +59,15 @@ class InferenceSession:
         max_bytes: what a value may take, and what a run may take beside weights; by default the memory that this process
             may have. Checked before anything is allocated.
         max_steps: so many operators may run inside of one loop of the model.
+        cache_weights: keep all that a run of these sizes needs in the cache, packed weights included (`kept_bytes` says how
+            large it is), so that a later session of the same model, sizes and options starts without reading the model's
+            graph, planning or packing. Such a program is used by later sessions whether or not they ask for it;
+            `sevenloops compile MODEL` makes one, and `sevenloops cache clear` removes all.
 
-    A file is read once, here; it may be changed or removed afterwards. Where no other plan can be needed (every input has a
-    fixed size), the weights are kept only as kernels read them, and `graph` has NaN in their place.
+    A file is read once, here; it may be changed or removed afterwards. Only a session that runs a kept program reads it
+    again when it is asked for more (other sizes, `graph`, `plan`, `profile`), and refuses one that has changed. Where no
+    other plan can be needed (every input has a fixed size), the weights are kept only as kernels read them, and `graph` has
+    NaN in their place.
 
     Operators without a kernel are computed in Python, and float16 and quantised models in float32: a `FallbackWarning`
     names them, and what it costs.
@@ -91,37 +86,101 @@ class InferenceSession:
         progress: Progress = lambda label, done, total: None,
         max_bytes: int | None = None,
         max_steps: int = MAX_STEPS,
+        cache_weights: bool = False,
     ) -> None:
         check_accuracy(accuracy)
         self.max_bytes = machine_bytes() if max_bytes is None else as_int("max_bytes", max_bytes, 1)
         self.max_steps = as_int("max_steps", max_steps, 1)
-        self.threads, self.accuracy, self._progress, self._passes = resolve_threads(threads), accuracy, progress, passes
-        with self._limits():
-            self.graph = _graph(model)
-        _check_inputs(self.graph)
-        self._schedules = {parse_problem(p) if isinstance(p, str) else p: s for p, s in (schedules or {}).items()}
-        self._plans: OrderedDict[Any, tuple[Graph, Plan]] = OrderedDict()
-        self._tails: OrderedDict[Any, Graph | None] = OrderedDict()
-        self._longest = 1  # plans that one run takes: more where sizes depend on values
+        self.threads, self.accuracy = resolve_threads(threads), accuracy
+        given = {parse_problem(p) if isinstance(p, str) else p: s for p, s in (schedules or {}).items()}
+        self._options: dict[str, Any] = {"passes": passes, "schedules": given, "progress": progress}
         self._lock = renewed_lock(self, "_lock")
-        self._warned: set[str] = set()
-        self._arena: Array | None = None
-        self._outputs = frozenset(self.graph.outputs)
-        self._inputs = {value.name: value for value in self.graph.inputs}
-        fixed = all(value.known for value in self.graph.inputs)
-        self._may_let_go, self._let_go = fixed and not isinstance(model, Graph), False
-        for cost in costs(self.graph):
+        self._model: Any = model
+        self._planner: Planner | None = None
+        #: Bytes of the kept program that this session runs or has written; 0 if there is none.
+        self.kept_bytes = 0
+        self._identity = self._identify(shapes, cache_weights)
+        self._kept = None if self._identity is None else find(self._identity, self.threads, self.max_bytes)
+        if self._kept is not None:
+            self._inputs = {value.name: value for value in self._kept.inputs}
+            self._outputs = tuple(value.name for value in self._kept.outputs)
+            self.kept_bytes = self._kept.n_bytes
+            return
+        planner = self._planned()
+        self._inputs = {value.name: value for value in planner.graph.inputs}
+        self._outputs = planner.graph.outputs
+        for cost in planner.costs:
             warnings.warn(cost, FallbackWarning, stacklevel=2)
-        if shapes is not None or fixed:
-            self._check_used(self.plan(shapes))
+        if shapes is not None or all(value.known for value in self._inputs.values()):
+            with planner.limits():
+                plan = planner.plan(shapes)
+                planner.check_used(plan)
+            if cache_weights:
+                self._keep(plan)
+        elif cache_weights:
+            raise GraphError("cache_weights needs shapes: the model leaves sizes of its inputs open")
+
+    def _identify(self, shapes: Mapping[str, Sequence[int]] | None, cache_weights: bool) -> Identity | None:
+        """By what a program of this model would be kept; None where there cannot be one."""
+        if isinstance(self._model, Graph):
+            if cache_weights:
+                raise GraphError("cache_weights needs a model file or its bytes, by which the program is found; got a Graph")
+            return None
+        if not isinstance(self._model, (str, bytes, PathLike)) or not (cache_weights or worth_a_look(self._model)):
+            return None
+        schedules = {str(problem): schedule for problem, schedule in self._options["schedules"].items()}
+        try:
+            return identify(self._model, shapes or {}, (self.accuracy, self._options["passes"], sorted(schedules.items())))
+        except OSError:
+            return None  # who reads the model says what is wrong
+
+    def _keep(self, plan: Plan) -> None:
+        """Keep the program of a plan, or warn why not."""
+        graph = self._planned().graph
+        reasons = [f"{step.label} is computed in Python" for step in plan.steps if step.kernel is None]
+        reasons += ["sizes depend on values"] if plan.dynamic is not None else []
+        reasons += [note.text for note in graph.notes if note.rule == "import"]
+        reasons += list(self._planned().costs)
+        if reasons or self._identity is None:
+            warnings.warn(f"the program is not kept: {'; '.join(reasons)}", CacheWarning, stacklevel=3)
+            return
+        images = {name: kernel.image for name, kernel in plan.kernels.items()}
+        outputs = [graph.type_of(name) for name in graph.outputs]
+        self.kept_bytes = keep(self._identity, plan.program, images, plan.held, (graph.inputs, outputs), graph.name)
+
+    def _planned(self) -> Planner:
+        """The planner, which has the graph; made when it is needed first."""
+        if self._planner is None:
+            from .graph.planner import Planner  # a kept program runs without it, and without most of the package
+
+            model = self._model
+            if self._identity is not None and self._kept is not None and digest_of_model(model)[0] != self._identity.model:
+                raise GraphError(f"{model} has changed since this session was made from it; make a new one")
+            self._planner = Planner(
+                model,
+                threads=self.threads,
+                accuracy=self.accuracy,
+                max_bytes=self.max_bytes,
+                max_steps=self.max_steps,
+                **self._options,
+            )
+            self._model = b""  # whoever has the graph needs no file, and nobody shall hold bytes for nothing
+        return self._planner
+
+    @property
+    def graph(self) -> Graph:
+        """The network as it was read."""
+        return self._planned().graph
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs that `run` is fed."""
-        return [_arg(value) for value in self.graph.inputs]
+        return [_arg(value) for value in self._inputs.values()]
 
     def get_outputs(self) -> list[NodeArg]:
         """The outputs that `run` returns, as far as their types are known before the sizes are."""
-        return [_arg(self.graph.type_of(name)) for name in self.graph.outputs]
+        if self._kept is not None:
+            return [_arg(value) for value in self._kept.outputs]
+        return [_arg(self.graph.type_of(name)) for name in self._outputs]
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Array]:
         """Compute outputs (all for None) from inputs by name, as ONNX Runtime's `run` does.
@@ -130,13 +189,18 @@ class InferenceSession:
         `__array_interface__` or `__dlpack__` will do. The results are the caller's own.
         Raises `GraphError` (names, ranks, sizes), `DtypeError`, `KernelError`, and for a new size `CompileError`.
         """
-        names = list(self.graph.outputs) if output_names is None else list(output_names)
+        names = list(self._outputs) if output_names is None else list(output_names)
         unknown = [name for name in names if name not in self._outputs]
         if unknown:
-            raise GraphError(f"there is no output {unknown[0]!r}; the outputs are {', '.join(self.graph.outputs)}")
+            raise GraphError(f"there is no output {unknown[0]!r}; the outputs are {', '.join(self._outputs)}")
         arrays = self._checked(feeds)
-        with self._lock, self._limits():
-            results = self._run(arrays)
+        with self._lock:
+            if self._kept is not None and self._kept.takes(arrays):
+                results = self._kept.run(arrays)
+            else:
+                planner = self._planned()
+                with planner.limits():
+                    results = planner.run(arrays)
         return [results[name] for name in names]
 
     def plan(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Plan:
@@ -144,20 +208,20 @@ class InferenceSession:
 
         Where sizes depend on values it ends before the first such operator. Raises `GraphError`, `CompileError`.
         """
-        with self._lock, self._limits():
-            fixed = {value.name: value.sizes for value in self.graph.inputs if value.known}
-            return self._plan(None, fixed | {name: tuple(shape) for name, shape in (shapes or {}).items()})
+        with self._lock:
+            planner = self._planned()
+            with planner.limits():
+                return planner.plan(shapes)
 
     def profile(self, feeds: Mapping[str, Any]) -> list[StepTime]:
         """One run with the time of every step of the plan (not of what lies behind sizes that depend on values)."""
         arrays = self._checked(feeds)
-        with self._lock, self._limits():
-            return self._plan(self.graph, {name: array.shape for name, array in arrays.items()}).profile(arrays)[0]
+        with self._lock:
+            planner = self._planned()
+            with planner.limits():
+                return planner.plan_for(arrays).profile(arrays)[0]
 
     # ----------------------------------------------------------------------------------------------- inside
-
-    def _limits(self) -> AbstractContextManager[Any]:
-        return limited(self.max_bytes, self.max_steps)
 
     def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
         unknown = [name for name in feeds if name not in self._inputs]
@@ -181,154 +245,6 @@ class InferenceSession:
             arrays[name] = array if dense else np.require(array, requirements=("C", "A"))
         return arrays
 
-    def _plan(self, graph: Graph | None, sizes: Mapping[str, tuple[int, ...]]) -> Plan:
-        """The plan of a tail, or of the session's graph (None), for sizes; made if it is new. Graphs are told apart by
-        identity, and kept with their plans, so that no other can take their place."""
-        key = self._key(graph, sizes)
-        if key in self._plans:
-            self._plans.move_to_end(key)
-            return self._plans[key][1]
-        sized = infer(graph or self.graph, sizes, whole=graph is None)  # once, to find what is wrong anywhere
-        lowered = lower(sized, lambda part: optimise(part, () if self._passes else OPTIONAL_PASSES))
-        if graph is None and self._may_let_go and lowered.dynamic is None:
-            self.graph, self._let_go = self.graph.without_weights(), True  # from now on each goes as it is packed
-            key = self._key(graph, sizes)
-        self._warn([step for step in lowered.steps if isinstance(step, PythonStep) and step.reason])
-        plan = compile_plan(
-            lowered,
-            threads=self.threads,
-            accuracy=self.accuracy,
-            others=[other for _, other in self._plans.values()],
-            own=self._let_go,
-            arena=self._arena,
-            schedules=self._schedules,
-            on_done=self._progress,
-        )
-        self._arena = plan.arena
-        self._plans[key] = (graph or self.graph, plan)
-        self._forget(self._plans)
-        return plan
-
-    def _forget(self, kept: OrderedDict[Any, Any]) -> None:
-        """Let go of what has been unused longest."""
-        while len(kept) > MAX_PLANS * self._longest:
-            kept.popitem(last=False)
-
-    def _key(self, graph: Graph | None, sizes: Mapping[str, tuple[int, ...]]) -> Any:
-        """New records of tuning make new plans, as long as there are weights to pack."""
-        return id(graph or self.graph), tuple(sorted(sizes.items())), None if self._let_go else records.generation
-
-    def _check_used(self, plan: Plan) -> None:
-        """No schedule of the caller's may go unnoticed."""
-        unused = [problem for problem in self._schedules if problem not in {step.problem for step in plan.steps}]
-        if unused:
-            raise GraphError(f"a schedule is given for {str(unused[0])!r}, which no step computes; print plan() for what is")
-
-    def _warn(self, steps: Sequence[PythonStep]) -> None:
-        new: dict[str, list[PythonStep]] = {}
-        for step in steps:
-            if step.op not in self._warned:
-                new.setdefault(step.op, []).append(step)
-        self._warned.update(new)
-        if new:
-            named = "; ".join(f"{op} ({_left(found)})" for op, found in new.items())
-            how = "by NumPy or onnx's reference evaluator, up to a thousand times slower than a kernel (see profile())"
-            warnings.warn(f"not compiled, computed {how}: {named}", FallbackWarning, stacklevel=5)
-
-    def _run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs: by one plan, or where sizes depend on values by one after the other."""
-        outputs: dict[str, Any] = {}
-        graph: Graph | None = self.graph
-        plans = 0
-        while graph is not None:
-            plans += 1
-            self._longest = max(self._longest, plans)
-            plan = self._plan(graph, {name: array.shape for name, array in feeds.items() if isinstance(array, np.ndarray)})
-            results = plan.run(feeds)
-            results.update((name, np.array(plan.constants[name])) for name in graph.outputs if name in plan.constants)
-            results.update((name, feeds[name]) for name in graph.outputs if name in feeds and name not in results)
-            written, graph, feeds = self._tail(graph, plan, {**plan.constants, **feeds, **results})
-            outputs.update((name, a) for name, a in {**results, **written}.items() if name in self._outputs)
-        return outputs
-
-    def _tail(
-        self, graph: Graph, plan: Plan, values: Mapping[str, Array]
-    ) -> tuple[dict[str, Array], Graph | None, dict[str, Array]]:
-        """What the operator that decides sizes writes, the graph behind it (None where there is none), and its inputs.
-
-        Where the operator only needs to be told the sizes, it is in that graph and writes nothing here.
-        """
-        from .graph.fallback import evaluate
-
-        node, tail = plan.dynamic, plan.tail
-        if node is None or tail is None:
-            return {}, None, {}
-        fixed = self._with_sizes(graph, plan, values)
-        if fixed is not None:
-            return {}, fixed, {value.name: values[value.name] for value in fixed.inputs}
-        arrays = [values[name] if name else None for name in node.inputs]
-        check_asked(node, arrays)
-        own = {name: _as_value(value) for name, value in zip(node.outputs, evaluate(node, arrays)) if name}
-        if node.op not in self._warned:
-            self._warn([PythonStep(node.label, node.op, "the sizes of its outputs depend on values", list, (), ())])
-        known = {**values, **own}
-        rest = self._with_types(plan, known)
-        return own, rest if rest.nodes else None, {value.name: _dense(known[value.name]) for value in rest.inputs}
-
-    def _with_types(self, plan: Plan, values: Mapping[str, Any]) -> Graph:
-        """The rest of a graph, with the dtypes that values have: of some operators they are not known before they run."""
-        assert plan.tail is not None
-        inputs = tuple(Value(v.name, v.shape, _dtype(values[v.name])) for v in plan.tail.inputs)
-        if inputs == plan.tail.inputs:
-            return plan.tail
-        key = (plan, inputs)
-        tail = self._tails[key] = self._tails.get(key) or plan.tail.replace(inputs=inputs)
-        self._tails.move_to_end(key)
-        self._forget(self._tails)
-        return tail
-
-    def _with_sizes(self, graph: Graph, plan: Plan, values: Mapping[str, Array]) -> Graph | None:
-        """The rest of a graph, with the sizes that its first operator is given (a Resize, a Reshape) as constants.
-
-        None where the sizes are the operator's own result.
-        """
-        node, tail = plan.dynamic, plan.tail
-        assert node is not None
-        assert tail is not None
-        sizes = {name: values[name] for name in node.inputs[1:] if name}
-        if node.op not in LOWERINGS or node.proto is not None or "object" in map(_dtype, values.values()):
-            return None
-        if any(array.size > MOST_SIZES for array in sizes.values()):
-            return None
-        key = (plan, *((name, array.dtype.str, array.tobytes()) for name, array in sizes.items()))
-        if key not in self._tails:
-            constants = {**tail.constants, **sizes}
-            names = {*node.inputs, *(value.name for value in tail.inputs)} - {*constants, *node.outputs, ""}
-            inputs = tuple(Value(name, values[name].shape, values[name].dtype.name) for name in sorted(names))
-            outputs = tuple(name for name in graph.outputs if name not in values)
-            rest = Graph((node, *tail.nodes), inputs, outputs, constants, name=graph.name)
-            self._tails[key] = rest
-            self._forget(self._tails)
-            behind = self._plan(rest, {value.name: value.sizes for value in inputs}).dynamic
-            if behind is not None and behind.outputs == node.outputs:
-                self._tails[key] = None
-        self._tails.move_to_end(key)
-        return self._tails[key]
-
-
-def _left(steps: Sequence[PythonStep]) -> str:
-    """Steps of one operator that are not compiled: the reason of the first, and how many bytes they read and write."""
-    moved = sum(tensor.n_bytes for step in steps for tensor in (*step.reads, *step.writes))
-    count = f"{len(steps)} nodes, first " if len(steps) > 1 else ""
-    return f"{count}{steps[0].label}: {steps[0].reason}" + (f", {moved / 1e6:.3g} MB a run" if moved else "")
-
-
-def _check_inputs(graph: Graph) -> None:
-    for value in graph.inputs:
-        if value.dtype not in ELEMENTS.values():
-            kind = value.dtype.removesuffix("_type").replace("_", " ")
-            raise GraphError(f"the input {value.name!r} is of the kind {kind}; sessions take tensors, one for each input")
-
 
 def _strings(name: str, given: Any) -> Array:
     array = np.asarray(given)
@@ -337,27 +253,5 @@ def _strings(name: str, given: Any) -> Array:
     return array.astype(object)
 
 
-def _dtype(value: Any) -> str:
-    """The dtype of a value; "object" for strings, sequences and what else has no place in memory."""
-    return value.dtype.name if isinstance(value, np.ndarray) and value.dtype.kind not in "OUS" else "object"
-
-
-def _as_value(value: Any) -> Any:
-    """What an operator wrote: an array, or a sequence or optional as it is."""
-    return value if isinstance(value, (list, dict)) or value is None else np.asarray(value)
-
-
-def _dense(value: Any) -> Any:
-    return np.require(value, requirements=("C", "A")) if isinstance(value, np.ndarray) else value
-
-
 def _arg(value: Value) -> NodeArg:
     return NodeArg(value.name, value.shape, value.dtype)
-
-
-def _graph(model: Model) -> Graph:
-    if isinstance(model, Graph):
-        return model
-    from .graph.onnx_import import load_onnx
-
-    return load_onnx(model)

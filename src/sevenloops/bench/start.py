@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,17 +22,28 @@ from typing import Any
 
 from ..compile.child import PACKAGE
 from ..errors import ProblemError
+from ..graph.kept import folder
 from .network_bench import NetworkCase
 from .process import WorkerError
 from .results import OWN
 
 __all__ = ["ENGINES", "PARTS", "Start", "measure_import", "measure_starts"]
 
-#: How each engine makes `session`, as users write it; `path` and `threads` are known.
+#: Makes a copy of a model another file: whoever measures without a kept program must not find that of the same model.
+DOC_STRING = b"\x32\x04kept"
+#: Our own engine with all that a run needs kept by an earlier process (`cache_weights=True`).
+KEPT = f"{OWN}, kept"
+#: How each engine makes `session`, as users write it; `path`, `threads`, `inputs` and a copy `kept` of `path` are known.
 ENGINES = {
     OWN: """
 from sevenloops import InferenceSession
 session = InferenceSession(path, threads=threads)
+run = lambda feeds: session.run(None, feeds)
+""",
+    KEPT: """
+from sevenloops import InferenceSession
+shapes = {name: shape for name, (shape, _) in inputs.items()}
+session = InferenceSession(kept, threads=threads, shapes=shapes, cache_weights=True)
 run = lambda feeds: session.run(None, feeds)
 """,
     "onnxruntime": """
@@ -49,11 +61,11 @@ run = lambda feeds: [model(feeds)[output] for output in model.outputs]
 }
 #: The parts of our own start, and the functions that do them (none calls another).
 PARTS = {
-    "read the model": ("session:_graph",),
-    "passes": ("session:infer", "session:optimise", "session:lower"),
-    "load kernels": ("graph.plan:_kernels",),
+    "read the model": ("graph.planner:_graph", "session:worth_a_look", "session:identify"),
+    "passes": ("graph.planner:infer", "graph.planner:optimise", "graph.planner:lower"),
+    "load kernels": ("graph.plan:_kernels", "session:find"),
     "pack weights": ("graph.plan:Plan._pack",),
-    "first run": ("graph.plan:Plan.run",),
+    "first run": ("graph.plan:Plan.run", "graph.kept:Kept.run"),
 }
 WRAPPED = """
 import importlib, time
@@ -129,16 +141,19 @@ def measure_starts(
 
     Raises `ProblemError` for an engine that is not known, `WorkerError` where our own start fails.
     """
-    peers = [name for name in ENGINES if name != OWN]
+    peers = [name for name in ENGINES if name not in (OWN, KEPT)]
     unknown = [name for name in against if name not in peers]
     if unknown:
         raise ProblemError(f"the start is measured against {', '.join(peers)}; got {unknown[0]!r}")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         found = []
         for at, (case, path) in enumerate(cases):
+            own = Path(temporary) / f"{at}.onnx"
             if path is None:
-                case.graph.save_onnx(path := Path(folder) / f"{at}.onnx")
-            found.append(_measured(case, path, (OWN, *against), threads, rounds, say))
+                case.graph.save_onnx(own)
+            else:
+                shutil.copyfile(path, own)
+            found.append(_measured(case, own, (OWN, KEPT, *against), threads, rounds, say))
         return found
 
 
@@ -146,7 +161,10 @@ def _measured(
     case: NetworkCase, path: Path, engines: Sequence[str], threads: int, rounds: int, say: Callable[[str], None]
 ) -> Start:
     inputs = {value.name: (list(case.sizes[value.name]), value.dtype) for value in case.graph.inputs}
-    given = f"path, threads, inputs = {str(path.absolute())!r}, {threads!r}, {inputs!r}\nparts = {{}}\n"
+    kept = path.with_name(f"{path.stem}-kept.onnx")
+    kept.write_bytes(path.read_bytes() + DOC_STRING)
+    given = f"path, kept, threads, inputs = {str(path.absolute())!r}, {str(kept.absolute())!r}, {threads!r}, {inputs!r}\n"
+    given += "parts = {}\n"
     whole = {engine: given + ENGINES[engine] + FIRST_RUN for engine in engines}
     wrapped = f"{given}table = {PARTS!r}\n{WRAPPED}{ENGINES[OWN]}{FIRST_RUN}"
     seconds: dict[str, Any] = {}
@@ -156,7 +174,7 @@ def _measured(
             _process(whole[engine])
             seconds[engine] = ()
         except WorkerError as error:
-            if engine == OWN:
+            if engine in (OWN, KEPT):
                 raise
             seconds[engine] = str(error)
     parts: dict[str, tuple[float, ...]] = {}
@@ -167,6 +185,8 @@ def _measured(
                 seconds[engine] += (_process(whole[engine])[0],)
         for part, second in _process(wrapped)[1].items():
             parts[part] = (*parts.get(part, ()), second)
+    for program in folder().glob(f"{kept.stat().st_size}-*"):
+        program.unlink()
     return Start(case.name, seconds, parts)
 
 

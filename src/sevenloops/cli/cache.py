@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ..compile import cache
+from ..graph import kept
 
 __all__ = ["clear_command", "list_command", "path_command"]
 
 
 def list_command(json: bool = False) -> None:
-    """Print every cached kernel and choice, the newest first."""
-    entries = cache.entries()
+    """Print every kept program, cached kernel and choice, the newest first."""
+    entries = [*kept.entries(), *cache.entries()]
     if json:
         rows = [
             {name: getattr(entry, name) for name in ("key", "problem", "algorithm", "size_bytes", "modified")}
@@ -25,7 +26,8 @@ def list_command(json: bool = False) -> None:
         return
     total = sum(entry.size_bytes for entry in entries)
     table = Table(
-        title=f"{len(entries)} kernels and choices, {total / 1024:.0f} KiB in {cache.folder()}", title_justify="left"
+        title=f"{len(entries)} programs, kernels and choices, {total / 1024:.0f} KiB in {cache.folder().parent}",
+        title_justify="left",
     )
     table.add_column("problem", overflow="fold")
     table.add_column("algorithm")
@@ -38,8 +40,8 @@ def list_command(json: bool = False) -> None:
 
 
 def clear_command() -> None:
-    """Remove every cached kernel and choice and say how many there were."""
-    print(f"{cache.clear()} kernels and choices removed")
+    """Remove every kept program, cached kernel and choice and say how many there were."""
+    print(f"{kept.clear()} programs, {cache.clear()} kernels and choices removed")
 
 
 def path_command() -> None:

@@ -16,7 +16,7 @@ from ..errors import ProblemError, printable
 from .analysis_app import analysis_app
 from .bench_app import bench_app
 from .ladder_app import ladder_app
-from .options import PLAIN, Accuracy, Algorithm, IsaName, Json, Problems, Threads, reporting
+from .options import PLAIN, Accuracy, Algorithm, IsaName, Json, Threads, reporting
 
 __all__ = ["app", "main"]
 
@@ -67,17 +67,31 @@ def run(
 @app.command("compile")
 @reporting
 def compile_problems(
-    problems: Problems = None,
+    problems: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE... | PROBLEM...", help="ONNX files, or one-line descriptors.")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="All layers of a network, such as resnet50.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for --network.")] = 1,
+    shape: Annotated[list[str] | None, typer.Option(help="The size of an input of FILE: NAME=1x3x224x224.")] = None,
     algorithm: Algorithm = None,
     isa: IsaName = None,
     accuracy: Accuracy = "fast",
 ) -> None:
-    """Compile convolutions into the cache ahead of time; what is done stays done when interrupted."""
+    """Compile into the cache ahead of time; what is done stays done when interrupted.
+
+    Of an ONNX file all that a run needs is kept, packed weights included: `InferenceSession(FILE)` starts from it.
+    """
     from ..bench.networks import layers
-    from .compile import compile_command
+    from ..classify import is_file
+    from .compile import compile_command, compile_model_command
     from .problems import conv_problems
+
+    if problems and all(map(is_file, problems)):
+        if network or algorithm or isa:
+            raise ProblemError("--network, --algorithm and --isa are for problems; a file takes --shape and --accuracy")
+        for model in problems:
+            compile_model_command(model, shape or [], accuracy)
+        return
 
     chosen = [*conv_problems(problems or []), *(layer.problem for layer in (layers(network, batch) if network else []))]
     if not chosen:

@@ -17,13 +17,15 @@ import os
 import stat
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import CacheWarning
 from ..paths import cache_dir, read_file
 
-__all__ = ["CacheEntry", "clear", "entries", "folder", "read", "write"]
+__all__ = ["CacheEntry", "clear", "entries", "folder", "is_private", "put", "read", "write"]
 
 MAGIC = b"7LOOPS01"
 SUFFIX = ".7k"
@@ -58,9 +60,8 @@ def _warn(what: str, error: object) -> None:
         warnings.warn(f"{what}: {error}. Kernels are compiled again in each process.", CacheWarning, stacklevel=3)
 
 
-def _private_folder(*, create: bool) -> Path | None:
-    """The folder if it is ours alone; None (with a warning, unless it is just absent) otherwise."""
-    path = folder()
+def is_private(path: Path, *, create: bool = False) -> bool:
+    """Whether a folder is ours alone; there is a warning if it is not, unless it is just absent."""
     try:
         if create:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,19 +69,23 @@ def _private_folder(*, create: bool) -> Path | None:
     except OSError as error:
         if create or not isinstance(error, FileNotFoundError):
             _warn(f"the kernel cache {path} cannot be used", error)
-        return None
+        return False
     if not stat.S_ISDIR(info.st_mode):
         _warn(f"the kernel cache {path} cannot be used", "it is not a directory")
-        return None
+        return False
     if hasattr(os, "getuid") and (info.st_uid != os.getuid() or info.st_mode & 0o022):
         _warn(f"the kernel cache {path} cannot be used", "others may write to it (it needs mode 700 and this owner)")
-        return None
-    return path
+        return False
+    return True
+
+
+def _private_folder() -> Path | None:
+    return folder() if is_private(folder()) else None
 
 
 def read(key: str) -> tuple[str, bytes] | None:
     """Header and objects kept under a key, or None; a damaged file is removed."""
-    base = _private_folder(create=False)
+    base = _private_folder()
     if base is None:
         return None
     path = base / (key + SUFFIX)
@@ -116,32 +121,41 @@ def _verified(key: str, data: bytes) -> tuple[str, bytes] | None:
 
 def write(key: str, header: str, body: bytes, *, problem: str, algorithm: str) -> None:
     """Keep a kernel; without a usable folder or space there is a `CacheWarning` and nothing is kept."""
-    import tempfile
-
-    base = _private_folder(create=True)
-    if base is None:
-        return
     meta = {"key": key, "problem": problem, "algorithm": algorithm, "content": json.loads(header)}
     head = json.dumps(meta).encode()
     rest = len(head).to_bytes(4, "little") + head + body
-    data = MAGIC + hashlib.sha256(rest).digest() + rest
-    temporary = None
+    put(folder() / (key + SUFFIX), lambda file: file.write(MAGIC + hashlib.sha256(rest).digest() + rest), MAX_BYTES)
+
+
+def put(path: Path, write_to: Callable[[BinaryIO], object], most_bytes: int) -> int:
+    """Write a file of a private folder by atomic rename, and let the least recently used files beyond `most_bytes` go.
+
+    Returns its size; 0, with a `CacheWarning`, where the folder or the space cannot be had.
+    """
+    import tempfile
+
+    base = path.parent
+    if not is_private(base, create=True):
+        return 0
+    temporary, size = None, 0
     try:
         handle, temporary = tempfile.mkstemp(dir=base, prefix=".new-")
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, base / (key + SUFFIX))
+            write_to(file)
+            size = file.tell()
+        os.replace(temporary, path)
     except OSError as error:
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         _warn(f"the kernel cache {base} cannot be written", error)
-        return
-    _evict(base)
+        return 0
+    _evict(base, path.suffix, most_bytes)
+    return size
 
 
-def _evict(base: Path) -> None:
-    """Remove the least recently used files beyond `MAX_BYTES`, and temporary files that a killed process left."""
+def _evict(base: Path, suffix: str, most_bytes: int) -> None:
+    """Remove the least recently used files beyond `most_bytes`, and temporary files that a killed process left."""
     files, total = [], 0
     with contextlib.suppress(OSError):
         for path in base.iterdir():
@@ -149,11 +163,11 @@ def _evict(base: Path) -> None:
                 info = path.stat()
                 if path.name.startswith(".new-") and time.time() - info.st_mtime > 3600:
                     path.unlink()
-                elif path.suffix == SUFFIX:
+                elif path.suffix == suffix:
                     files.append((info.st_mtime, info.st_size, path))
                     total += info.st_size
     for _, size, path in sorted(files):
-        if total <= MAX_BYTES:
+        if total <= most_bytes:
             break
         with contextlib.suppress(OSError):
             path.unlink()
@@ -162,7 +176,7 @@ def _evict(base: Path) -> None:
 
 def entries() -> list[CacheEntry]:
     """What the cache holds, the newest first; files that are no kernels are left out."""
-    base, found = _private_folder(create=False), []
+    base, found = _private_folder(), []
     for path in sorted(base.glob("*" + SUFFIX)) if base else []:
         try:
             data, info = read_file(path), path.stat()
@@ -176,10 +190,10 @@ def entries() -> list[CacheEntry]:
     return sorted(found, key=lambda entry: -entry.modified)
 
 
-def clear() -> int:
-    """Remove every kernel; returns how many there were."""
-    base, count = _private_folder(create=False), 0
-    for path in base.glob("*" + SUFFIX) if base else []:
+def clear(base: Path | None = None, suffix: str = SUFFIX) -> int:
+    """Remove every kernel, or all that a private folder has of another kind; returns how many there were."""
+    base, count = base or folder(), 0
+    for path in base.glob("*" + suffix) if is_private(base) else []:
         with contextlib.suppress(OSError):
             path.unlink()
             count += 1

@@ -25,7 +25,7 @@ from ..schedule import Schedule
 from . import cache
 from .store import build_digest
 
-__all__ = ["chosen", "kept"]
+__all__ = ["chosen", "kept", "state"]
 
 Chosen = tuple[Schedule, str]
 #: What this process has chosen or read, by key.
@@ -79,13 +79,17 @@ def _read(key: str, problem: Problem, machine: Machine) -> Chosen | None:
 
 def _key(problem: Problem, machine: Machine, accuracy: str, algorithm: str | None, in_network: bool, weights: str) -> str:
     asked = [str(problem), repr(machine), accuracy, str(algorithm), str(in_network), weights]
-    text = "\n".join(["choice", *asked, ",".join(ALGORITHMS), _state(records.generation, records.path())])
+    text = "\n".join(["choice", *asked, ",".join(ALGORITHMS), state()])
     return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def state() -> str:
+    """Stands for the tuned records and for the sources of the model, which are those of the kernels."""
+    return _state(records.generation, records.path())
 
 
 @functools.lru_cache(maxsize=8)
 def _state(generation: int, path: Path) -> str:
-    """Stands for the tuned records and for the sources of the model, which are those of the kernels."""
     digest = hashlib.sha256(build_digest().encode())
     for file in (records.SHIPPED, path):
         try:

@@ -18,22 +18,18 @@ from typing import Any
 import torch
 
 from .. import records
-from ..errors import ArrayError, DtypeError
+from ..errors import DtypeError
 from ..recent import Recent
 from .operator import Operator, Saved, Tensors
+from .sums import CHANNEL_SUM
 
-__all__ = ["Bilinear", "check_dtype", "threads"]
+__all__ = ["Bilinear", "check_dtype"]
 
 Tensor = Any
 #: An operator prepared for shapes: it takes tensors of these shapes and returns the result.
 Call = Callable[..., Tensor]
 #: (shape of x, shape of w, dtype, whether there is a bias, threads, further arguments) -> the prepared operator.
 Prepare = Callable[..., Call]
-
-
-def threads() -> int:
-    """How many threads a kernel takes: `torch.get_num_threads()`; kernels never take more than the process may use."""
-    return torch.get_num_threads()
 
 
 def check_dtype(*tensors: Tensor) -> str:
@@ -80,7 +76,7 @@ class Bilinear:
             return (
                 self.input_gradient(g, w, s.shapes[0], *tail) if s.needs[0] else None,
                 self.weight_gradient(g, x, s.shapes[1], *tail) if s.needs[1] else None,
-                g.sum([axis for axis in range(g.dim()) if axis != channel_axis % g.dim()]) if s.needs[2] else None,
+                CHANNEL_SUM(g, channel_axis % g.dim()) if s.needs[2] else None,
             )
 
         def of_input_gradient(g: Tensor, s: Saved) -> Tensors:
@@ -107,12 +103,12 @@ class Bilinear:
         )  # fmt: skip
         input_gradient = Operator(
             f"{name}_input_gradient(Tensor dy, Tensor weight, SymInt[] size{more}) -> Tensor",
-            _kernel(prepare[1], lambda dy, w, size: (tuple(size), w.shape)),
+            _kernel(prepare[1], lambda dy, w, size: (size, w.shape)),
             lambda dy, weight, size, *args: empty(dy, size), of_input_gradient,
         )  # fmt: skip
         weight_gradient = Operator(
             f"{name}_weight_gradient(Tensor dy, Tensor x, SymInt[] size{more}) -> Tensor",
-            _kernel(prepare[2], lambda dy, x, size: (x.shape, tuple(size))), of_weights, of_weight_gradient,
+            _kernel(prepare[2], lambda dy, x, size: (x.shape, size)), of_weights, of_weight_gradient,
         )  # fmt: skip
         self = cls(forward, input_gradient, weight_gradient)
         return self
@@ -124,7 +120,6 @@ def _kernel(prepare: Prepare, shapes: Callable[..., tuple[Any, Any]]) -> Callabl
 
     def kernel(a: Tensor, b: Tensor, third: Any, *tail: Any) -> Tensor:
         bias = third if isinstance(third, torch.Tensor) else None
-        tail = tuple(tuple(value) if isinstance(value, list) else value for value in tail)
         x_shape, w_shape = shapes(a, b, third)
         n_threads = torch.get_num_threads()
         of_bias = None if bias is None else (bias.shape, bias.dtype)

@@ -63,7 +63,6 @@ _shifts: Recent[Any, Call] = Recent()
 
 
 def _shift(x: Tensor, size: Any, back: bool, *tail: Any) -> Tensor:
-    tail = tuple(tuple(value) if isinstance(value, list) else value for value in tail)
     key = (tuple(size), x.dtype, torch.get_num_threads(), back, tail)
     call = _shifts.find(key) or _shifts.keep(key, _moved(key[0], back, check_dtype(x), key[2], *tail))
     return call(x)

@@ -168,8 +168,12 @@ class Kernel:
         """As a call, for addresses that the caller has checked, in the order of `once_at`. Raises as a call does."""
         self._run(x, address(self._unpacked(packed)), *others)
 
+    def takes(self, packed: Packed) -> bool:
+        """Whether weights that a kernel has packed are in the order of this one's too, as those of another batch size may be."""
+        return packed.layout == self._layout
+
     def _unpacked(self, packed: Packed) -> Array:
-        if not isinstance(packed, Packed) or packed.layout != self._layout:
+        if not isinstance(packed, Packed) or not self.takes(packed):
             raise ArrayError(f"{self._names[1]} must come from this kernel's pack(); got {_describe(packed)}")
         return packed.array
 

@@ -1,5 +1,6 @@
 """sevenloops under PyTorch: operators with gradients, modules, and what replaces those of a model. Needs PyTorch."""
 
+from .accelerate import accelerate, restore
 from .functional import (
     conv1d,
     conv2d,
@@ -13,6 +14,7 @@ from .functional import (
 )
 
 __all__ = [
+    "accelerate",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -20,6 +22,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "linear",
+    "restore",
     "shift2d",
     "shift_conv2d",
 ]

@@ -11,6 +11,7 @@ double backward needs no operator of its own. All three take the same further ar
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,16 @@ def check_dtype(*tensors: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Bilinear:
-    """The three operators of one layer."""
+    """The three operators of one layer.
+
+    `prepared(x, weight, bias, *tail)` is the call behind `forward` for weights that stay: a `Prepared`, whose `kernel` packs
+    them once, except for an empty batch.
+    """
 
     forward: Operator
     input_gradient: Operator
     weight_gradient: Operator
+    prepared: Callable[..., Call]
 
     @classmethod
     def register(
@@ -93,32 +99,43 @@ class Bilinear:
                 self.input_gradient(dy, g, s.shapes[1], *tail) if s.needs[1] else None,
             )
 
-        def of_weights(like: Tensor, x: Tensor, size: Any, *args: Any) -> Tensor:
-            return like.new_empty(size)
-
         more = f", {tail}" if tail else ""
+        of_x = lambda x, w, bias: (x.shape, w.shape)  # noqa: E731
         forward = Operator(
-            f"{name}(Tensor x, Tensor weight, Tensor? bias{more}) -> Tensor",
-            _kernel(prepare[0], lambda x, w, bias: (x.shape, w.shape)), fake, gradients,
-        )  # fmt: skip
+            f"{name}(Tensor x, Tensor weight, Tensor? bias{more}) -> Tensor", _kernel(prepare[0], of_x), fake, gradients
+        )
         input_gradient = Operator(
             f"{name}_input_gradient(Tensor dy, Tensor weight, SymInt[] size{more}) -> Tensor",
             _kernel(prepare[1], lambda dy, w, size: (size, w.shape)),
-            lambda dy, weight, size, *args: empty(dy, size), of_input_gradient,
-        )  # fmt: skip
+            lambda dy, weight, size, *args: empty(dy, size),
+            of_input_gradient,
+        )
         weight_gradient = Operator(
             f"{name}_weight_gradient(Tensor dy, Tensor x, SymInt[] size{more}) -> Tensor",
-            _kernel(prepare[2], lambda dy, x, size: (x.shape, size)), of_weights, of_weight_gradient,
-        )  # fmt: skip
-        self = cls(forward, input_gradient, weight_gradient)
+            _kernel(prepare[2], lambda dy, x, size: (x.shape, size)),
+            lambda dy, x, size, *args: dy.new_empty(size),
+            of_weight_gradient,
+        )
+        constant = functools.partial(prepare[0], weights="constant")
+        self = cls(forward, input_gradient, weight_gradient, _finder(constant, of_x))
         return self
 
 
 def _kernel(prepare: Prepare, shapes: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
-    """The kernel of one of the three for CPU tensors: finds what was prepared for such a call, or prepares it."""
-    prepared: Recent[Any, Call] = Recent()
+    """The kernel of one of the three for CPU tensors."""
+    find = _finder(prepare, shapes)
 
     def kernel(a: Tensor, b: Tensor, third: Any, *tail: Any) -> Tensor:
+        return find(a, b, third, *tail)(a, b, third if isinstance(third, torch.Tensor) else None)
+
+    return kernel
+
+
+def _finder(prepare: Prepare, shapes: Callable[..., tuple[Any, Any]]) -> Callable[..., Call]:
+    """Finds what was prepared for a call with such arguments, or prepares it."""
+    prepared: Recent[Any, Call] = Recent()
+
+    def find(a: Tensor, b: Tensor, third: Any, *tail: Any) -> Call:
         bias = third if isinstance(third, torch.Tensor) else None
         x_shape, w_shape = shapes(a, b, third)
         n_threads = torch.get_num_threads()
@@ -129,6 +146,6 @@ def _kernel(prepare: Prepare, shapes: Callable[..., tuple[Any, Any]]) -> Callabl
             dtype = check_dtype(a, b, bias)
             call = prepare(tuple(x_shape), tuple(w_shape), tuple(a.shape), dtype, bias, n_threads, *tail)
             prepared.keep(key, call)
-        return call(a, b, bias)
+        return call
 
-    return kernel
+    return find

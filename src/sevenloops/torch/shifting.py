@@ -20,7 +20,7 @@ from ..problem import ConvProblem
 from ..recent import Recent
 from ..shift import Shift
 from .bilinear import Bilinear, check_dtype
-from .calls import Call, Forward, check_shape, input_gradient, nchw, weight_gradient
+from .calls import Call, check_shape, convolution, input_gradient, nchw, weight_gradient
 from .layout import channels_last, empty
 from .operator import Operator, Saved, Tensors
 
@@ -97,14 +97,16 @@ def _problem(x: Shape, w: Shape, dtype: str, bias: bool, shift: Shift | None, st
     return ConvProblem(**sizes, stride=stride, epilogue=Epilogue(bias), dtype=dtype, shift=shift)
 
 
-def _forward(x: Shape, w: Shape, given: Shape, dtype: str, bias: Tensor | None, threads: int, *tail: Any) -> Call:
+def _forward(
+    x: Shape, w: Shape, given: Shape, dtype: str, bias: Tensor | None, threads: int, *tail: Any, weights: str = "varying"
+) -> Call:
     kernel, dilation, convention, stride = tail
     problem = _problem(x, w, dtype, bias is not None, Shift(kernel, dilation, convention).of_rank(2), stride)
     if bias is not None:
         check_shape("bias", bias.shape, w[:1])
     if not x[0]:
         return lambda x, weight, bias: empty(x, (0, *nchw(problem.y_shape)[1:]))
-    return Forward(problem, threads)
+    return convolution(problem, threads, weights)
 
 
 def _input_gradient(x: Shape, w: Shape, dy: Shape, dtype: str, bias: None, threads: int, *tail: Any) -> Call:

@@ -33,7 +33,7 @@ class Net(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         x = self.depthwise(F.relu(self.norm(self.stem(x))))
-        return self.head(self.up(x, output_size=(12, 12)).mean((2, 3)))
+        return self.head(self.up(x, output_size=[2 * size for size in x.shape[2:]]).mean((2, 3)))
 
 
 def net(seed: int = 0) -> Module:
@@ -46,7 +46,7 @@ LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
 
 
 def losses(model: Module, steps: int = 20) -> list[float]:
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     found = []
     for _ in range(steps):
         optimiser.zero_grad()
@@ -135,7 +135,7 @@ def test_packed_weights_follow_the_parameter() -> None:
 
     def agree() -> None:
         for each in (reference, model):
-            with torch.inference_mode(each is model):
+            with torch.no_grad():
                 results.append(each(X))
         torch.testing.assert_close(results[-1], results[-2], rtol=1e-5, atol=1e-5)
 

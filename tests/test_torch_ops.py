@@ -266,28 +266,31 @@ def test_thread_counts_give_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
+ONE, WEIGHT = torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3)
+FLAT = ([1, 1], [0] * 4, [1, 1], False, [0, 0], 1)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 2, 3, 3)), ArrayError, "weight must have shape"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 7, 7)), ProblemError, "does not fit"),
-        (lambda: ours.conv2d(torch.ones(3, 5), torch.ones(4, 3, 3, 3)), ArrayError, "must have 4 axes"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5).half(), torch.ones(4, 3, 3, 3).half()), DtypeError, "got float16"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3).double()), DtypeError, "float32, float64"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3), torch.ones(5)), ArrayError, "bias must have"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3), padding="full"), ProblemError, '"same"'),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3), padding="same", stride=2), ProblemError, "stride 1"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3), padding=(1, 2, 3)), ProblemError, "each of 2 axes"),
+        (lambda: ours.conv2d(ONE, WEIGHT[:, :2]), ArrayError, "weight must have shape"),
+        (lambda: ours.conv2d(ONE, torch.ones(4, 3, 7, 7)), ProblemError, "does not fit"),
+        (lambda: ours.conv2d(ONE[0, 0], WEIGHT), ArrayError, "must have 4 axes"),
+        (lambda: ours.conv2d(ONE.half(), WEIGHT.half()), DtypeError, "got float16"),
+        (lambda: ours.conv2d(ONE, WEIGHT.double()), DtypeError, "float32, float64"),
+        (lambda: ours.conv2d(ONE, WEIGHT, torch.ones(5)), ArrayError, "bias must have"),
+        (lambda: ours.conv2d(ONE, WEIGHT, padding="full"), ProblemError, '"same"'),
+        (lambda: ours.conv2d(ONE, WEIGHT, padding="same", stride=2), ProblemError, "stride 1"),
+        (lambda: ours.conv2d(ONE, WEIGHT, padding=(1, 2, 3)), ProblemError, "each of 2 axes"),
+        (lambda: ours.conv_transpose2d(ONE, WEIGHT[:3], padding="same"), ProblemError, "must be numbers"),
         (lambda: ours.linear(torch.ones(2, 3), torch.ones(4, 2)), ArrayError, "linear needs"),
-        (lambda: ours.shift_conv2d(torch.ones(1, 9, 5, 5), torch.ones(4, 9, 3, 3)), ArrayError, "weight\\[oc, c, 1, 1\\]"),
-        (lambda: ours.shift2d(torch.ones(9, 5, 5)), ArrayError, "x\\[n, c, h, w\\]"),
-        (lambda: ours.shift2d(torch.ones(1, 9, 5, 5), convention="spiral"), ProblemError, "convention"),
-        (lambda: OPS.convolution_input_gradient(torch.ones(1, 4, 5, 5), torch.ones(4, 3, 3, 3), [1, 3, 5, 5], [1, 1], [0] * 4,
-            [1, 1], False, [0, 0], 1), ArrayError, "dy must have shape"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5, device="meta"), torch.ones(4, 3, 3, 3), torch.ones(4).to_sparse()),
-            NotImplementedError, "Sparse"),
+        (lambda: ours.shift_conv2d(ONE, WEIGHT), ArrayError, "weight\\[oc, c, 1, 1\\]"),
+        (lambda: ours.shift2d(ONE[0]), ArrayError, "x\\[n, c, h, w\\]"),
+        (lambda: ours.shift2d(ONE, convention="spiral"), ProblemError, "convention"),
+        (lambda: OPS.convolution_input_gradient(ONE, WEIGHT, [1, 3, 5, 5], *FLAT), ArrayError, "dy must have shape"),
+        (lambda: ours.conv2d(ONE.to_sparse(), WEIGHT), NotImplementedError, "Sparse"),
     ],
-)  # fmt: skip
+)
 def test_errors(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()

@@ -11,16 +11,18 @@ import pytest
 
 torch: Any = pytest.importorskip("torch", reason="these are models of PyTorch")
 
+from torch import nn  # noqa: E402
+
 import sevenloops.torch as ours  # noqa: E402
 from sevenloops.errors import Unsupported  # noqa: E402
 from sevenloops.torch import trial  # noqa: E402
 from sevenloops.torch.modules import REPLACEMENTS, Replacement  # noqa: E402
 
-nn, F = torch.nn, torch.nn.functional
+F = torch.nn.functional
 Module = Any
 
 
-class Net(nn.Module):  # type: ignore[misc]
+class Net(nn.Module):
     """A convolution of every kind that a small network may have."""
 
     def __init__(self) -> None:
@@ -161,7 +163,7 @@ def test_packed_weights_follow_the_parameter() -> None:
     assert "_kept" not in model.stem.__dict__
 
 
-class Own(nn.Conv2d):  # type: ignore[misc]
+class Own(nn.Conv2d):
     """Somebody's own convolution."""
 
 
@@ -232,7 +234,7 @@ def test_the_times_decide(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None
     assert "1000.000 ms" in str(report) and "(forward)" in str(report)
 
 
-class Viewer(nn.Module):  # type: ignore[misc]
+class Viewer(nn.Module):
     """What `nn.Flatten` does, but for contiguous tensors only."""
 
     def __init__(self) -> None:

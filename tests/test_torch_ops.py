@@ -144,7 +144,12 @@ def test_shift(kernel: int, dilation: int, modulo: bool, stride: int) -> None:
 def test_a_fused_shift_saves_its_operands_alone() -> None:
     x, w = random(2, 29, 7, 6), random(4, 29, 1, 1)
     saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+
+    def save(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         ours.shift_conv2d(x, w, None)
         assert {t.data_ptr() for t in saved} == {x.data_ptr(), w.data_ptr()}
         saved.clear()
@@ -219,10 +224,17 @@ def test_nothing_is_computed_that_is_not_asked_for(monkeypatch: pytest.MonkeyPat
     from sevenloops.torch.convolution import CONVOLUTION
 
     called: list[str] = []
+
+    def noted(name: str, kernel: Any) -> Any:
+        def call(*args: Any) -> Tensor:
+            called.append(name)
+            return kernel(*args)
+
+        return call
+
     for name in ("input_gradient", "weight_gradient"):
         operator = getattr(CONVOLUTION, name)
-        kernel = operator.kernel
-        monkeypatch.setattr(operator, "kernel", lambda *args, k=kernel, n=name: called.append(n) or k(*args))
+        monkeypatch.setattr(operator, "kernel", noted(name, operator.kernel))
     x, w, bias = operands("plain")
     ours.conv2d(x.detach(), w, bias, padding=1).sum().backward()
     assert called == ["weight_gradient"] and x.grad is None
@@ -307,6 +319,11 @@ def test_the_short_way_is_for_plain_tensors_only() -> None:
     with torch.utils.flop_counter.FlopCounterMode(display=False):
         assert not is_plain((x,))
     plain: list[bool] = []
-    torch.func.vmap(lambda one: plain.append(is_plain((one,))) or one)(x)
-    torch.func.grad(lambda one: plain.append(is_plain((one,))) or one.sum())(x)
+
+    def note(one: Tensor) -> Tensor:
+        plain.append(is_plain((one,)))
+        return one.sum()
+
+    torch.func.vmap(note)(x)
+    torch.func.grad(note)(x)
     assert plain == [False, False]

@@ -118,6 +118,7 @@ def _time(module: Module, seen: Seen) -> tuple[float, float]:
             torch.autograd.grad(y, wanted, dy)
         return time.perf_counter() - start
 
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]  # running statistics stay what they are
     with torch.no_grad():
         dy = torch.ones_like(replacement.forward(module, x))
     kinds = (replacement, original)
@@ -132,4 +133,7 @@ def _time(module: Module, seen: Seen) -> tuple[float, float]:
             rounds += 1
     finally:
         module.__class__ = replacement
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
     return best[0], best[1]

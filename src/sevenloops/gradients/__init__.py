@@ -11,6 +11,7 @@ __all__ = ["GRADIENTS"]
 GRADIENTS: Rows[Algorithm] = Rows(
     __name__,
     {
+        "gradient_direct": "direct:DIRECT",
         "gradient_naive": "naive:NAIVE",
     },
 )

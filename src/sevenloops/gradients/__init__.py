@@ -12,6 +12,7 @@ GRADIENTS: Rows[Algorithm] = Rows(
     __name__,
     {
         "gradient_direct": "direct:DIRECT",
+        "gradient_depthwise": "depthwise:DEPTHWISE",
         "gradient_naive": "naive:NAIVE",
     },
 )

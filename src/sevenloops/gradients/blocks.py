@@ -7,7 +7,9 @@ a fixed number of parts (of the schedule, never of the threads) share them, and 
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 from ..algorithms.base import Geometry, ceil_div
 from ..problem import ConvProblem
 
-__all__ = ["Blocks", "block_sizes", "pixel_space"]
+__all__ = ["Blocks", "add_parts", "block_sizes", "first_of_tile", "over_parts", "pixel_space", "unrolled", "vector_width"]
 
 #: Pixels of a row where those of all images are one axis.
 ROW_PIXELS = 64
@@ -130,7 +132,7 @@ class Blocks:
         return r, (hl.Expr(r[0]), at[0], at[1], at[2])
 
 
-def block_sizes(g: Geometry) -> list[int]:
+def block_sizes(g: Geometry, least: int = LEAST_PIXELS) -> list[int]:
     """Numbers of rows that a block may have, each about twice the one before, and sums no longer than `LONG_SUM`."""
     depth, height, width = g.out
     found = [d for d in range(1, height + 1) if height % d == 0 or d in (2, 4, 8, 16)]
@@ -138,6 +140,48 @@ def block_sizes(g: Geometry) -> list[int]:
     found += [height * depth * d for d in range(2, g.batch + 1) if g.batch % d == 0]
     kept: list[int] = []
     for rows in found:
-        if LEAST_PIXELS <= rows * width <= LONG_SUM and (not kept or rows >= 1.6 * kept[-1]):
+        if least <= rows * width <= LONG_SUM and (not kept or rows >= 1.6 * kept[-1]):
             kept.append(rows)
     return kept or [next((rows for rows in reversed(found) if rows * width <= LONG_SUM), 1)]
+
+
+def unrolled(extent: int) -> int:
+    """Pixels of a turn of the hot loop, which divide a row if possible."""
+    if extent <= 7:
+        return extent
+    return next((u for u in (4, 7, 5, 3, 6) if extent % u == 0), 1 if extent < 32 else 4)
+
+
+def vector_width(channels: int, lanes: int) -> int:
+    """The widest vector that so many channels fill."""
+    while lanes > channels:
+        lanes //= 2
+    return lanes
+
+
+def first_of_tile(index: Any, tile: int, extent: int) -> Any:
+    """The first element of a tile; the last tile is moved inwards."""
+    import halide as hl
+
+    return index * tile if extent % tile == 0 else hl.min(index * tile, extent - tile)
+
+
+def add_parts(blocks: Blocks, sums: Any, total: Any, dims: Sequence[Any], part: tuple[Any, ...]) -> Any:
+    """Define `total[*dims, *part]` as the sum of `sums[*dims, *block]` over the blocks of a part; returns its reduction."""
+    import halide as hl
+
+    r, place = blocks.of_part(part)
+    total[(*dims, *part)] = hl.f32(0)
+    total[(*dims, *part)] += sums[(*dims, *place)]
+    return r
+
+
+def over_parts(blocks: Blocks, total: Any, at: Sequence[Any]) -> Any:
+    """The sum over all parts of `total[*at, *part]`, one after the other."""
+    import halide as hl
+
+    value = None
+    for part in itertools.product(*map(range, blocks.shares)):
+        of_part = hl.Expr(total[(*at, *part)])
+        value = of_part if value is None else value + of_part
+    return value

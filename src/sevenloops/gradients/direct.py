@@ -21,7 +21,6 @@ Wins for all but depthwise problems and kernels that Winograd has. Cannot run: f
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ from ..algorithms.base import Algorithm, Definition, Geometry, ceil_div
 from ..algorithms.cost import FORK_CYCLES, L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, with_memory_s
 from ..machine import Machine
 from ..schedule import Schedule
-from .blocks import Blocks, block_sizes, pixel_space
+from .blocks import Blocks, add_parts, block_sizes, first_of_tile, over_parts, pixel_space, unrolled, vector_width
 
 PARAMETERS = {
     "vectors": "the operand whose channels are vectors, 'dy' or 'x'; the other's are broadcast",
@@ -125,18 +124,14 @@ def define(problem: WeightGradient, schedule: Schedule, machine: Machine) -> Def
     x, dy = image("x", x_shape), image("dy", dy_shape)
     x_of, x_staged = _x_access(problem, t, x, machine.lanes)
     dy_of, dy_staged = _dy_access(t, dy)
-    v, u, kx, ky, kz, tile, panel, group = (
-        hl.Var(name) for name in ("v", "u", "kx", "ky", "kz", "tile", "panel", "group")
-    )
+    v, u, kx, ky, kz, tile, panel, group = (hl.Var(name) for name in ("v", "u", "kx", "ky", "kz", "tile", "panel", "group"))
     block, part = (tuple(hl.Var(f"{name}_{axis}") for axis in "yzn") for name in ("block", "part"))
     r, pixel = blocks.pixel(block)
     sums, total, out = hl.Func("sums"), hl.Func("total"), hl.Func("out")
     a, b = (x_of, dy_of) if s.vectors == "x" else (dy_of, x_of)
     dims = (v, u, kx, ky, kz, tile, panel, group)
     sums[(*dims, *block)] += a(v, panel, group, pixel, (kx, ky, kz)) * b(u, tile, group, pixel, (kx, ky, kz))
-    rb, place = blocks.of_part(part)
-    total[(*dims, *part)] = hl.f32(0)
-    total[(*dims, *part)] += sums[(*dims, *place)]
+    rb = add_parts(blocks, sums, total, dims, part)
     loops = _scatter(t, out, total)
     _schedule(t, machine, (sums, total, out), (r, rb, dims, part, loops))
     for staged in (x_staged, dy_staged):
@@ -147,13 +142,6 @@ def define(problem: WeightGradient, schedule: Schedule, machine: Machine) -> Def
 def in_order(t: Tiling) -> bool:
     """Whether the sums of a vector lie side by side in the result."""
     return t.s.vectors == "x" and math.prod(t.taps) == 1 and not t.rows
-
-
-def _first(index: Any, tile: int, extent: int) -> Any:
-    """The first channel of a tile, the last tile moved inwards."""
-    import halide as hl
-
-    return index * tile if extent % tile == 0 else hl.min(index * tile, extent - tile)
 
 
 def _x_access(problem: WeightGradient, t: Tiling, x: Any, lanes: int) -> tuple[Any, Any]:
@@ -170,7 +158,7 @@ def _x_access(problem: WeightGradient, t: Tiling, x: Any, lanes: int) -> tuple[A
         row = g.kernel[2] * g.ic
 
         def by_row(u: Any, tile: Any, group: Any, o: Any, k: Any) -> Any:
-            j = _first(tile, width, t.x) + u
+            j = first_of_tile(tile, width, t.x) + u
             y, z = j // row % g.kernel[1], j // (row * g.kernel[1])
             at = place(o, (0, y, z))
             return source[o[0] * (g.stride[2] * g.ic) + j % row, at[1], at[2], o[3]]
@@ -179,7 +167,7 @@ def _x_access(problem: WeightGradient, t: Tiling, x: Any, lanes: int) -> tuple[A
     shift = problem.forward.shift
     padded = padded_input(x, g) if g.padded or shift else x
     u, ix, iy, iz, n, tile, group = (hl.Var(v) for v in ("u", "ix", "iy", "iz", "n", "tile", "group"))
-    channel = _first(tile, width, t.x) + u
+    channel = first_of_tile(tile, width, t.x) + u
     at = [ix, iy, iz]
     # Of a kernel with one tap the copy has the pixels that the stride leaves.
     apart = [kernel == 1 and stride > 1 for kernel, stride in zip(reversed(g.kernel), reversed(g.stride))]
@@ -206,7 +194,7 @@ def _dy_access(t: Tiling, dy: Any) -> tuple[Any, Any]:
     g, width = t.g, t.s.tile_dy
     staged = hl.Func("dy_panels")
     u, ox, oy, oz, n, tile, group = (hl.Var(v) for v in ("u", "ox", "oy", "oz", "n", "tile", "group"))
-    staged[u, ox, oy, oz, n, tile, group] = dy[group * g.oc + _first(tile, width, g.oc) + u, ox, oy, oz, n]
+    staged[u, ox, oy, oz, n, tile, group] = dy[group * g.oc + first_of_tile(tile, width, g.oc) + u, ox, oy, oz, n]
     staged.bound(u, 0, width).reorder(u, tile, ox, oy, oz, n, group)
     staged.vectorize(u)
     return lambda u, tile, group, o, k: staged[(u, *o, tile, group)], staged
@@ -231,7 +219,7 @@ def _scatter(t: Tiling, out: Any, total: Any) -> dict[str, Any]:
     along_x, along_dy = ((loops["v"], panel), (loops["u"], loops["tile"]))
     if s.vectors == "dy":
         along_x, along_dy = along_dy, along_x
-    j, channel = (_first(i, w, n) + u for (u, i), w, n in ((along_x, s.tile_x, t.x), (along_dy, s.tile_dy, g.oc)))
+    j, channel = (first_of_tile(i, w, n) + u for (u, i), w, n in ((along_x, s.tile_x, t.x), (along_dy, s.tile_dy, g.oc)))
     if t.rows:
         row = g.kernel[2] * g.ic
         place = [j % row // g.ic, j // row % kernel[1], j // (row * kernel[1]), j % g.ic]
@@ -239,12 +227,7 @@ def _scatter(t: Tiling, out: Any, total: Any) -> dict[str, Any]:
         place = [loops["kx"], loops["ky"], loops["kz"], j]
     place = [hl.unsafe_promise_clamped(i, 0, n - 1) for i, n in zip(place, (*kernel, g.ic))]
     sums_of = [*(loops[name] for name in ("v", "u", "kx", "ky", "kz", "tile")), panel, loops["group"]]
-    shares = Blocks(g, s.block_rows, s.parts).shares
-    value = None
-    for z, y, n in itertools.product(range(shares[1]), range(shares[0]), range(shares[2])):
-        of_part = hl.Expr(total[(*sums_of, y, z, n)])
-        value = of_part if value is None else value + of_part
-    out[(*place, loops["group"] * g.oc + channel)] = value
+    out[(*place, loops["group"] * g.oc + channel)] = over_parts(Blocks(g, s.block_rows, s.parts), total, sums_of)
     for var, extent in zip((kx, ky, kz, ic, oc), (*kernel, g.ic, g.groups * g.oc)):
         out.bound(var, 0, extent)
     return loops
@@ -355,9 +338,7 @@ def tile_sizes(g: Geometry, machine: Machine) -> list[tuple[str, int, int]]:
     found: dict[tuple[str, int, int], float] = {}
     x = g.taps if by_rows(g) else g.ic
     for operand, along, across in (("dy", g.oc, x), ("x", x, g.oc)):
-        lanes = machine.lanes
-        while lanes > along:
-            lanes //= 2
+        lanes = vector_width(along, machine.lanes)
         if operand == "x" and by_rows(g):
             continue
         for vectors in range(1, min(7 if machine.vector_registers >= 32 else 4, along // lanes + 1)):
@@ -398,18 +379,11 @@ def schedules(problem: WeightGradient, machine: Machine) -> list[Schedule]:
                     block_rows=block_rows,
                     parts=parts,
                     splits=splits,
-                    unroll=_unroll(g.out[2]),
+                    unroll=unrolled(g.out[2]),
                     parallel=parallel,
                 )
                 found[s] = _cycles(problem, s, machine)
     return sorted(found, key=lambda s: (found[s], repr(s)))[:12]
-
-
-def _unroll(extent: int) -> int:
-    """Pixels of a turn of the hot loop, which divide a row if possible."""
-    if extent <= 7:
-        return extent
-    return next((u for u in (4, 7, 5, 3, 6) if extent % u == 0), 1 if extent < 32 else 4)
 
 
 def check(problem: WeightGradient, schedule: Schedule, machine: Machine) -> str | None:

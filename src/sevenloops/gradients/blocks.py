@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from ..algorithms.base import Geometry, ceil_div
 from ..problem import ConvProblem
+from ..schedule import Schedule
 
-__all__ = ["Blocks", "add_parts", "block_sizes", "first_of_tile", "over_parts", "pixel_space", "unrolled", "vector_width"]
+__all__ = [
+    "Blocks",
+    "add_parts",
+    "block_sizes",
+    "check_parameters",
+    "first_of_tile",
+    "over_parts",
+    "pixel_space",
+    "unrolled",
+    "vector_width",
+]
 
 #: Pixels of a row where those of all images are one axis.
 ROW_PIXELS = 64
@@ -185,3 +196,21 @@ def over_parts(blocks: Blocks, total: Any, at: Sequence[Any]) -> Any:
         of_part = hl.Expr(total[(*at, *part)])
         value = of_part if value is None else value + of_part
     return value
+
+
+def check_parameters(
+    s: Schedule, parameters: Iterable[str], flags: tuple[str, ...], words: dict[str, tuple[str, ...]] | None = None
+) -> str | None:
+    """The reason why a schedule lacks a parameter or has one of the wrong type, or None; all others are counts."""
+    if set(s.params) != set(parameters):
+        return f"the schedule needs exactly the parameters {', '.join(parameters)}; got {', '.join(s.params)}"
+    for name, value in s.params.items():
+        if name in flags:
+            if not isinstance(value, bool):
+                return f"{name} must be True or False, got {value!r}"
+        elif words and name in words:
+            if value not in words[name]:
+                return f"{name} must be one of {', '.join(words[name])}, got {value!r}"
+        elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            return f"{name} must be an integer of at least 1, got {value!r}"
+    return None

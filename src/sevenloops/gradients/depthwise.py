@@ -27,9 +27,9 @@ from .blocks import (
     Blocks,
     add_parts,
     block_sizes,
+    check_parameters,
     first_of_tile,
     over_parts,
-    unrolled,
     vector_width,
 )
 
@@ -115,7 +115,7 @@ def define(problem: WeightGradient, schedule: Schedule, machine: Machine) -> Def
     out[kx, ky, kz, ic, oc] = hl.undef(hl.Float(32))
     out[(*taps, 0, channel)] = over_parts(blocks, total, loops)
     # The schedule.
-    v, jx, jy, *_, cb = dims
+    v, jx, jy, *_ = dims
     total.compute_root()
     for stage in (total, total.update(0)):
         order = [*dims, *([] if stage is total else [rb[0], rb[1], rb[2]]), *part]
@@ -192,8 +192,8 @@ def _cycles(problem: WeightGradient, s: Schedule, machine: Machine) -> float:
     task = math.prod(blocks.each) * block + 500
     last = t.channels * g.taps * (1.5 + 0.3 * s.parts)
     if not s.parallel:
-        return s.parts * task + last
-    return (ceil_div(s.parts, machine.cores) + TAIL) * task + last + 2 * FORK_CYCLES
+        return float(s.parts * task + last)
+    return float((ceil_div(s.parts, machine.cores) + TAIL) * task + last + 2 * FORK_CYCLES)
 
 
 def schedules(problem: WeightGradient, machine: Machine) -> list[Schedule]:
@@ -213,7 +213,7 @@ def schedules(problem: WeightGradient, machine: Machine) -> list[Schedule]:
                 tile_height=height,
                 block_rows=rows,
                 parts=parts,
-                unroll=unrolled(g.out[2]),
+                unroll=1 + (g.out[2] % 2 == 0),  # with more, inputs that pixels share are kept, and spilled
                 parallel=machine.cores > 1 and problem.macs > 200_000,
             )
             found[s] = _cycles(problem, s, machine)
@@ -222,9 +222,17 @@ def schedules(problem: WeightGradient, machine: Machine) -> list[Schedule]:
 
 def check(problem: WeightGradient, schedule: Schedule, machine: Machine) -> str | None:
     """None, or the reason why the schedule does not fit."""
-    if set(schedule.params) != set(PARAMETERS):
-        return f"the schedule needs exactly the parameters {', '.join(PARAMETERS)}; got {', '.join(schedule.params)}"
-    return None
+    s, g = schedule, Geometry.of(problem.forward)
+    reason = check_parameters(s, PARAMETERS, flags=("parallel",))
+    if reason is not None:
+        return reason
+    if s.tile_width > g.kernel[2] or s.tile_height > g.kernel[1]:
+        return f"a tile of {s.tile_height} x {s.tile_width} taps is larger than the kernel {g.kernel[1]} x {g.kernel[2]}"
+    if s.tile_width * s.tile_height > 4 * machine.vector_registers:
+        return f"{s.tile_height} x {s.tile_width} taps are over four times the {machine.vector_registers} registers"
+    if s.unroll > g.out[2]:
+        return f"unroll={s.unroll} is more than the {g.out[2]} pixels of a row"
+    return Blocks(g, s.block_rows, s.parts).reason()
 
 
 # ------------------------------------------------------------------------------------------------- the row
@@ -233,7 +241,16 @@ def check(problem: WeightGradient, schedule: Schedule, machine: Machine) -> str 
 def _macs(problem: WeightGradient, s: Schedule) -> int:
     g = Geometry.of(problem.forward)
     tiles = ceil_div(g.kernel[2], s.tile_width) * s.tile_width * ceil_div(g.kernel[1], s.tile_height) * s.tile_height
-    return g.groups * g.oc * tiles * g.kernel[0] * g.slices * g.pixels
+    return int(g.groups * g.oc * tiles * g.kernel[0] * g.slices * g.pixels)
+
+
+def _workspace(problem: WeightGradient, s: Schedule, threads: int) -> int:
+    """The sums of all parts, and the copies of one block in each thread."""
+    g = Geometry.of(problem.forward)
+    blocks, channels = Blocks(g, s.block_rows, s.parts), g.groups * g.oc
+    at_once = min(threads, s.parts) if s.parallel else 1
+    sums = _macs(problem, s) // (g.slices * g.pixels)
+    return int(4 * (sums * s.parts + at_once * channels * (blocks.staged_pixels() + blocks.pixels)))
 
 
 DEPTHWISE = Algorithm(
@@ -244,7 +261,7 @@ DEPTHWISE = Algorithm(
     check=check,
     define=define,
     macs_executed=_macs,
-    workspace_bytes=lambda problem, s, threads: 0,
+    workspace_bytes=_workspace,
     parameters=PARAMETERS,
     kinds=(WeightGradient,),
     cost=lambda problem, s, machine: with_memory_s(machine, _cycles(problem, s, machine), problem.unique_bytes),

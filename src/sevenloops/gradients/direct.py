@@ -6,14 +6,14 @@ Channels are innermost in both operands, so a pixel is a row of each: a tile of 
 broadcasts a few values of the other, pixel by pixel. From the outside in::
 
     for task (parallel): parts of the pixels, groups, parts of the panels
-      for block: rows of pixels, copied in panels, with their zeros
+      for block: rows of pixels, copied in panels, with their zeros (`stage`)
         for panel: a few vectors of channels of one operand, which stay in L1
           for tile: a few channels of the other operand
             for tap
               for pixel: the hot loop
 
-The copies have no borders, and neighbouring pixels of a tile lie side by side: as they lie in memory they would be a power of
-two apart and share a few sets of L1. Of images with few channels the taps and channels are one axis: a tile may begin in
+The copies have no borders, and the pixels of a tile lie side by side; in memory they are often a power of
+two apart, and share a few sets of L1. Of images with few channels the taps and channels are one axis: a tile may begin in
 one row of the kernel and end in the next. With `vectors="x"` a kernel of one tap has its sums in PyTorch's order already.
 
 Wins for all but depthwise problems and kernels that Winograd has. Cannot run: float64.
@@ -21,27 +21,15 @@ Wins for all but depthwise problems and kernels that Winograd has. Cannot run: f
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 from ..adjoint import WeightGradient
-from ..algorithms.base import Algorithm, Definition, Geometry, ceil_div
-from ..algorithms.cost import FORK_CYCLES, L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCLE, with_memory_s
+from ..algorithms.base import Algorithm, Definition
+from ..algorithms.cost import with_memory_s
 from ..machine import Machine
 from ..schedule import Schedule
-from .blocks import Blocks, add_parts, block_sizes, first_of_tile, over_parts, pixel_space, unrolled, vector_width
-
-PARAMETERS = {
-    "vectors": "the operand whose channels are vectors, 'dy' or 'x'; the other's are broadcast",
-    "tile_x": "channels of x in the register tile",
-    "tile_dy": "channels of dy in the register tile",
-    "block_rows": "rows of pixels in a block",
-    "parts": "parts of the pixels that have sums of their own",
-    "splits": "into how many parts the panels of vectors are divided among tasks",
-    "unroll": "pixels in one turn of the hot loop",
-    "parallel": "whether tasks run on the thread pool",
-}
+from .blocks import Blocks, add_parts, first_of_tile, over_parts, pixel_space
+from .direct_plan import PARAMETERS, Tiling, check, cost_cycles, macs_executed, schedules, workspace_bytes
 
 # ------------------------------------------------------------------------------------------------- supports
 
@@ -58,54 +46,6 @@ def supports(problem: Any) -> str | None:
 # --------------------------------------------------------------------------------------------------- define
 
 
-def by_rows(g: Geometry) -> bool:
-    """Whether taps and channels of x are one axis: an image, whose few channels would leave tiles half empty."""
-    return g.groups == 1 and g.ic < 6 and g.dilation[2] == 1 and g.kernel[2] > 1
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a schedule divides the channels: of each operand, those of a group, of a tile, and the tiles."""
-
-    g: Geometry
-    s: Schedule
-
-    @property
-    def rows(self) -> bool:
-        """See `by_rows`."""
-        return by_rows(self.g)
-
-    @property
-    def x(self) -> int:
-        """Channels of x in a group, times all taps where these are one axis."""
-        return self.g.taps if self.rows else self.g.ic
-
-    @property
-    def taps(self) -> tuple[int, int, int]:
-        """The loop over taps (x, y, z)."""
-        return (1, 1, 1) if self.rows else (self.g.kernel[2], self.g.kernel[1], self.g.kernel[0])
-
-    @property
-    def tiles_x(self) -> int:
-        """Tiles along x; the last one is moved inwards."""
-        return ceil_div(self.x, self.s.tile_x)
-
-    @property
-    def tiles_dy(self) -> int:
-        """Tiles along dy; the last one is moved inwards."""
-        return ceil_div(self.g.oc, self.s.tile_dy)
-
-    @property
-    def vector(self) -> tuple[int, int]:
-        """Channels of a tile and tiles of the operand in vectors."""
-        return (self.s.tile_x, self.tiles_x) if self.s.vectors == "x" else (self.s.tile_dy, self.tiles_dy)
-
-    @property
-    def scalar(self) -> tuple[int, int]:
-        """The same of the operand that is broadcast."""
-        return (self.s.tile_dy, self.tiles_dy) if self.s.vectors == "x" else (self.s.tile_x, self.tiles_x)
-
-
 def define(problem: WeightGradient, schedule: Schedule, machine: Machine) -> Definition:
     """Register tiles over blocks of pixels, their sums, and PyTorch's order at the end."""
     import halide as hl
@@ -113,8 +53,7 @@ def define(problem: WeightGradient, schedule: Schedule, machine: Machine) -> Def
     from ..algorithms.funcs import image
     from ..layers.base import definition
 
-    forward, s = problem.forward, schedule
-    g = pixel_space(forward)
+    g, s = pixel_space(problem.forward), schedule
     t, blocks = Tiling(g, s), Blocks(g, s.block_rows, s.parts)
     x_shape: tuple[int, ...] = (g.batch, *g.size, g.groups * g.ic)
     dy_shape = (g.batch, *g.out, g.groups * g.oc)
@@ -135,13 +74,9 @@ def define(problem: WeightGradient, schedule: Schedule, machine: Machine) -> Def
     loops = _scatter(t, out, total)
     _schedule(t, machine, (sums, total, out), (r, rb, dims, part, loops))
     for staged in (x_staged, dy_staged):
-        staged.compute_at(total, rb[0])
+        if staged is not None:
+            staged.compute_at(total, rb[0])
     return definition(out, [("x", x, x_shape), ("dy", dy, dy_shape)], w_shape)
-
-
-def in_order(t: Tiling) -> bool:
-    """Whether the sums of a vector lie side by side in the result."""
-    return t.s.vectors == "x" and math.prod(t.taps) == 1 and not t.rows
 
 
 def _x_access(problem: WeightGradient, t: Tiling, x: Any, lanes: int) -> tuple[Any, Any]:
@@ -165,6 +100,8 @@ def _x_access(problem: WeightGradient, t: Tiling, x: Any, lanes: int) -> tuple[A
 
         return by_row, source
     shift = problem.forward.shift
+    if not t.s.stage:
+        return lambda u, tile, group, o, k: x[(group * g.ic + first_of_tile(tile, width, t.x) + u, *place(o, k), o[3])], None
     padded = padded_input(x, g) if g.padded or shift else x
     u, ix, iy, iz, n, tile, group = (hl.Var(v) for v in ("u", "ix", "iy", "iz", "n", "tile", "group"))
     channel = first_of_tile(tile, width, t.x) + u
@@ -192,6 +129,8 @@ def _dy_access(t: Tiling, dy: Any) -> tuple[Any, Any]:
     import halide as hl
 
     g, width = t.g, t.s.tile_dy
+    if not t.s.stage:
+        return lambda u, tile, group, o, k: dy[(group * g.oc + first_of_tile(tile, width, g.oc) + u, *o)], None
     staged = hl.Func("dy_panels")
     u, ox, oy, oz, n, tile, group = (hl.Var(v) for v in ("u", "ox", "oy", "oz", "n", "tile", "group"))
     staged[u, ox, oy, oz, n, tile, group] = dy[group * g.oc + first_of_tile(tile, width, g.oc) + u, ox, oy, oz, n]
@@ -210,12 +149,15 @@ def _scatter(t: Tiling, out: Any, total: Any) -> dict[str, Any]:
     out[kx, ky, kz, ic, oc] = hl.undef(hl.Float(32))
     (width, panels), (height, tiles) = t.vector, t.scalar
     sizes = dict(zip(("v", "u", "kx", "ky", "kz"), (width, height, *t.taps)))
-    order = ("v", "kx", "ky", "kz", "u") if in_order(t) else ("kx", "ky", "kz", "u", "v")
+    order = ("v", "kx", "ky", "kz", "u") if t.in_order else ("kx", "ky", "kz", "u", "v")
     sizes = {**{name: sizes[name] for name in order}, "tile": tiles, "panel": panels // s.splits}
     sizes |= {"split": s.splits, "group": g.groups}
     o = hl.RDom([hl.Range(0, extent) for extent in sizes.values()], "o")
     loops = {name: o[axis] for axis, name in enumerate(sizes)}
     panel = loops["split"] * (panels // s.splits) + loops["panel"]
+    if s.splits > 1 and panels * width != (t.x if s.vectors == "x" else g.oc):
+        # The last panel is moved inwards; what it has in common with the panel before it is stored by that one's task.
+        o.where(first_of_tile(panel, width, t.x if s.vectors == "x" else g.oc) + loops["v"] >= panel * width)
     along_x, along_dy = ((loops["v"], panel), (loops["u"], loops["tile"]))
     if s.vectors == "dy":
         along_x, along_dy = along_dy, along_x
@@ -236,15 +178,14 @@ def _scatter(t: Tiling, out: Any, total: Any) -> dict[str, Any]:
 def _schedule(t: Tiling, machine: Machine, funcs: Any, loops: Any) -> None:
     import halide as hl
 
-    g, s = t.g, t.s
-    (width, panels), (height, _) = t.vector, t.scalar
+    s, (width, panels), (height, _) = t.s, t.vector, t.scalar
     lanes = min(width, machine.lanes)
     (sums, total, out), (r, rb, dims, part, o) = funcs, loops
     scatter = out.update(0)
     v, u, kx, ky, kz, tile, panel, group = dims
     # The sums of all parts become the result.
     scatter.allow_race_conditions()  # where tiles overlap, the same sums are stored again, by the same task
-    scatter.vectorize(o["v"]) if in_order(t) else scatter.unroll(o["kx"])
+    scatter.vectorize(o["v"]) if t.in_order else scatter.unroll(o["kx"])
     task = hl.RVar("task")
     scatter.fuse(o["split"], o["group"], task)
     if s.parallel:
@@ -274,137 +215,7 @@ def _schedule(t: Tiling, machine: Machine, funcs: Any, loops: Any) -> None:
         hot.unroll(r[0], s.unroll)
 
 
-# ------------------------------------------------------------------------------------------------ schedules
-
-#: cycles to copy a vector, or less than one, into a panel
-COPY_CYCLES = 2.0
-#: cycles of a tile outside its pixels for each of its vectors, and besides; of a row of pixels
-SUM_CYCLES, TILE_CYCLES, ROW_CYCLES = 1.5, 25.0, 4.0
-#: cycles of a result in the last stage, for each part that it is added up from, and in PyTorch's order
-ADD_CYCLES, PLACE_CYCLES = 0.4, 1.6
-#: latency of a multiply-add, registers that the tile must leave
-FMA_LATENCY, SPARE = 4, 1
-#: register tiles that are tried
-TILES = 4
-#: share of a task that a core waits for at the end
-TAIL = 0.3
-
-
-def hot_cycles(height: int, vectors: int) -> float:
-    """Cycles of a pixel in the hot loop: multiply-adds on two ports, loads on two, and the latency of a sum."""
-    fma, loads = height * vectors / 2, (height + vectors) / 2
-    return max(fma, loads, FMA_LATENCY) + 0.1 * loads + 0.3
-
-
-def _cycles(problem: WeightGradient, s: Schedule, machine: Machine) -> float:
-    """Cycles on all cores by the model."""
-    g = pixel_space(problem.forward)
-    t, blocks = Tiling(g, s), Blocks(g, s.block_rows, s.parts)
-    (width, panels), (height, tiles) = t.vector, t.scalar
-    vectors, panels = ceil_div(width, machine.lanes), panels // s.splits
-    taps = math.prod(t.taps)
-    tile_sums = height * vectors
-    rows = blocks.pixels // g.out[2]
-    tile = blocks.pixels * hot_cycles(height, vectors) + rows * ROW_CYCLES + tile_sums * SUM_CYCLES + TILE_CYCLES
-    # What is copied: the operand in vectors for the panels of the task, the other one whole.
-    tiles_x = panels if s.vectors == "x" else tiles
-    tiles_dy = tiles if s.vectors == "x" else panels
-    seen = blocks.staged_pixels()
-    copies_x = seen * (g.ic / machine.lanes if t.rows else tiles_x * ceil_div(s.tile_x, machine.lanes))
-    copies_dy = blocks.pixels * tiles_dy * ceil_div(s.tile_dy, machine.lanes)
-    copies = copies_x + copies_dy
-    x_bytes, dy_bytes = 4 * seen * g.ic, 4 * blocks.pixels * g.oc
-    level = L2_BYTES_PER_CYCLE if x_bytes + dy_bytes < 0.7 * machine.l2_bytes else L3_BYTES_PER_CYCLE
-    panel_bytes = 4 * (blocks.pixels if s.vectors == "dy" else seen) * width
-    tile_bytes = 4 * (seen if s.vectors == "dy" and not t.rows else blocks.pixels) * height
-    # A panel is read from L1 if it stays there beside a tile of the other operand, which comes once for all taps.
-    tile = max(tile, (panel_bytes / L2_BYTES_PER_CYCLE) * (panel_bytes + 2 * tile_bytes > machine.l1_bytes))
-    sums_bytes = 4 * panels * width * tiles * height * taps
-    sums_level = L2_BYTES_PER_CYCLE if sums_bytes < 0.4 * machine.l2_bytes else L3_BYTES_PER_CYCLE
-    block = panels * tiles * (taps * tile + 0.3 * tile_bytes / level) + copies * COPY_CYCLES
-    block += 0.5 * 2 * sums_bytes / sums_level + (x_bytes + dy_bytes) / L3_BYTES_PER_CYCLE * 0.3
-    task = math.prod(blocks.each) * block + 500
-    tasks = s.parts * s.splits * g.groups
-    results = g.groups * g.oc * g.taps
-    last = results * (s.parts * ADD_CYCLES + (0.5 if in_order(t) else PLACE_CYCLES))
-    if not s.parallel:
-        return tasks * task + last
-    cores = machine.cores
-    return (ceil_div(tasks, cores) + TAIL) * task + last / cores + FORK_CYCLES * (1 if s.parts == 1 else 3)
-
-
-def tile_sizes(g: Geometry, machine: Machine) -> list[tuple[str, int, int]]:
-    """The best few tiles `(vectors, tile_x, tile_dy)` that fit the registers, by the cycles of a pixel."""
-    found: dict[tuple[str, int, int], float] = {}
-    x = g.taps if by_rows(g) else g.ic
-    for operand, along, across in (("dy", g.oc, x), ("x", x, g.oc)):
-        lanes = vector_width(along, machine.lanes)
-        if operand == "x" and by_rows(g):
-            continue
-        for vectors in range(1, min(7 if machine.vector_registers >= 32 else 4, along // lanes + 1)):
-            for height in range(1, min(across, (machine.vector_registers - SPARE - vectors) // vectors) + 1):
-                tiles = ceil_div(along, vectors * lanes) * ceil_div(across, height)
-                tile = (height, vectors * lanes) if operand == "dy" else (vectors * lanes, height)
-                found[(operand, *tile)] = tiles * hot_cycles(height, vectors)
-    return sorted(found, key=lambda tile: (found[tile], tile))[:TILES]
-
-
-def _shares(t: Tiling, count: int, machine: Machine) -> list[tuple[int, int]]:
-    """Pairs of `parts` and `splits` that make a few tasks for each core."""
-    panels, groups = t.vector[1], t.g.groups
-    found = []
-    for splits in sorted({d for d in (1, 2, 4, 8, panels) if panels % d == 0}):
-        wanted = [p for p in (1, 2, 4, 8, 16, 32) if p <= count]
-        enough = [p for p in wanted if 4 * machine.cores <= p * splits * groups <= 32 * machine.cores]
-        found += [(p, splits) for p in sorted({*enough[:2], *([1] if splits * groups >= machine.cores else wanted[-1:])})]
-    return found
-
-
-def schedules(problem: WeightGradient, machine: Machine) -> list[Schedule]:
-    """Candidates, the best first by the model."""
-    g = pixel_space(problem.forward)
-    parallel = machine.cores > 1 and problem.macs > 200_000
-    found: dict[Schedule, float] = {}
-    for operand, tile_x, tile_dy in tile_sizes(g, machine):
-        t = Tiling(g, Schedule("", vectors=operand, tile_x=tile_x, tile_dy=tile_dy))
-        for block_rows in block_sizes(g):
-            for parts, splits in _shares(t, Blocks(g, block_rows, 1).count, machine):
-                if Blocks(g, block_rows, parts).reason() is not None:
-                    continue
-                s = Schedule(
-                    "gradient_direct",
-                    vectors=operand,
-                    tile_x=tile_x,
-                    tile_dy=tile_dy,
-                    block_rows=block_rows,
-                    parts=parts,
-                    splits=splits,
-                    unroll=unrolled(g.out[2]),
-                    parallel=parallel,
-                )
-                found[s] = _cycles(problem, s, machine)
-    return sorted(found, key=lambda s: (found[s], repr(s)))[:12]
-
-
-def check(problem: WeightGradient, schedule: Schedule, machine: Machine) -> str | None:
-    """None, or the reason why the schedule does not fit."""
-    if set(schedule.params) != set(PARAMETERS):
-        return f"the schedule needs exactly the parameters {', '.join(PARAMETERS)}; got {', '.join(schedule.params)}"
-    return None
-
-
 # ------------------------------------------------------------------------------------------------- the row
-
-
-def _macs(problem: WeightGradient, s: Schedule) -> int:
-    g = pixel_space(problem.forward)
-    t = Tiling(g, s)
-    tiles = t.tiles_x * s.tile_x * t.tiles_dy * s.tile_dy * math.prod(t.taps)
-    return int(tiles * g.groups * g.slices * g.pixels)
-
-
-def _workspace(problem: WeightGradient, s: Schedule, threads: int) -> int:
-    return 0
 
 
 DIRECT = Algorithm(
@@ -414,9 +225,9 @@ DIRECT = Algorithm(
     schedules=schedules,
     check=check,
     define=define,
-    macs_executed=_macs,
-    workspace_bytes=_workspace,
+    macs_executed=macs_executed,
+    workspace_bytes=workspace_bytes,
     parameters=PARAMETERS,
     kinds=(WeightGradient,),
-    cost=lambda problem, s, machine: with_memory_s(machine, _cycles(problem, s, machine), problem.unique_bytes),
+    cost=lambda problem, s, machine: with_memory_s(machine, cost_cycles(problem, s, machine), problem.unique_bytes),
 )

@@ -195,6 +195,7 @@ def _schedule(t: Tiling, machine: Machine, funcs: Any, loops: Any) -> None:
         total.compute_at(out, task)
     else:
         total.compute_root()
+    total.bound(v, 0, width).bound(u, 0, height)
     split = hl.Var("split")
     for stage in (total, total.update(0)):
         blocks = [] if stage is total else [rb[0], rb[1], rb[2]]

@@ -177,6 +177,14 @@ def first_of_tile(index: Any, tile: int, extent: int) -> Any:
     return index * tile if extent % tile == 0 else hl.min(index * tile, extent - tile)
 
 
+def odd_rows(copy: Any, var: Any, pixels: int) -> None:
+    """Give the rows of a copy room for an odd number of pixels, so that its panels are not a power of two apart.
+
+    They are written in turn, and would share a few sets of the caches.
+    """
+    copy.align_storage(var, pixels | 1)
+
+
 def add_parts(blocks: Blocks, sums: Any, total: Any, dims: Sequence[Any], part: tuple[Any, ...]) -> Any:
     """Define `total[*dims, *part]` as the sum of `sums[*dims, *block]` over the blocks of a part; returns its reduction."""
     import halide as hl

@@ -12,9 +12,10 @@ broadcasts a few values of the other, pixel by pixel. From the outside in::
             for tap
               for pixel: the hot loop
 
-The copies have no borders, and the pixels of a tile lie side by side; in memory they are often a power of
-two apart, and share a few sets of L1. Of images with few channels the taps and channels are one axis: a tile may begin in
-one row of the kernel and end in the next. With `vectors="x"` a kernel of one tap has its sums in PyTorch's order already.
+The copies have no borders, and the pixels of a tile lie side by side; in memory they are often a power of two apart and
+share a few sets of L1. Of images with few channels the taps and channels are one axis: a tile may begin in one row of the
+kernel and end in the next. A shift moves the addresses of the values that are broadcast. With `vectors="x"` a kernel of
+one tap has its sums in PyTorch's order already.
 
 Wins for all but depthwise problems and kernels that Winograd has. Cannot run: float64.
 """
@@ -28,7 +29,8 @@ from ..algorithms.base import Algorithm, Definition
 from ..algorithms.cost import with_memory_s
 from ..machine import Machine
 from ..schedule import Schedule
-from .blocks import Blocks, add_parts, first_of_tile, over_parts, pixel_space
+from ..shift import Shift, channel_offsets
+from .blocks import Blocks, add_parts, first_of_tile, odd_rows, over_parts, pixel_space
 from .direct_plan import PARAMETERS, Tiling, check, cost_cycles, macs_executed, schedules, workspace_bytes
 
 # ------------------------------------------------------------------------------------------------- supports
@@ -83,7 +85,7 @@ def _x_access(problem: WeightGradient, t: Tiling, x: Any, lanes: int) -> tuple[A
     """`x` by channel of a tile, tile, group, output pixel and tap; and the Func of its copy."""
     import halide as hl
 
-    from ..algorithms.funcs import moved_by, padded_input, padded_rows
+    from ..algorithms.funcs import padded_input, padded_rows
 
     g, width = t.g, t.s.tile_x
     place = lambda o, k: [o[i] * g.stride[2 - i] + k[i] * g.dilation[2 - i] for i in range(3)]  # noqa: E731
@@ -107,21 +109,37 @@ def _x_access(problem: WeightGradient, t: Tiling, x: Any, lanes: int) -> tuple[A
     channel = first_of_tile(tile, width, t.x) + u
     at = [ix, iy, iz]
     # Of a kernel with one tap the copy has the pixels that the stride leaves.
-    apart = [kernel == 1 and stride > 1 for kernel, stride in zip(reversed(g.kernel), reversed(g.stride))]
+    apart = [kernel == 1 and stride > 1 and not shift for kernel, stride in zip(reversed(g.kernel), reversed(g.stride))]
     at = [i * stride if alone else i for i, stride, alone in zip(at, reversed(g.stride), apart)]
-    if shift:
-        moved = moved_by(shift, g.ic, channel)
-        at = [i + by for i, by in zip(at, [*moved, 0, 0])]
     staged = hl.Func("x_panels")
     staged[u, ix, iy, iz, n, tile, group] = padded[(group * g.ic + channel, *at, n)]
-    staged.bound(u, 0, width).reorder(u, tile, ix, iy, iz, n, group)
-    staged.vectorize(u)
+    staged.bound(u, 0, width).reorder(u, tile, ix, iy, iz, n, group).vectorize(u)
+    row = (
+        max(by[-1] for by in channel_offsets(shift, g.ic)) - min(by[-1] for by in channel_offsets(shift, g.ic))
+        if shift
+        else 0
+    )
+    row += g.out[2] if apart[0] else (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
+    odd_rows(staged, ix, row)
 
     def by_tile(u: Any, tile: Any, group: Any, o: Any, k: Any) -> Any:
         spots = [o[i] if alone else spot for i, (spot, alone) in enumerate(zip(place(o, k), apart))]
+        if shift:
+            spots = [spot + by for spot, by in zip(spots, [*_moved(shift, g.ic, first_of_tile(tile, width, t.x) + u), 0, 0])]
         return staged[(u, *spots, o[3], tile, group)]
 
     return by_tile, staged
+
+
+def _moved(shift: Shift, channels: int, c: Any) -> list[Any]:
+    """As `funcs.moved_by`, with bounds, by which the copy knows what it needs."""
+    import halide as hl
+
+    from ..algorithms.funcs import moved_by
+
+    reach = zip(*channel_offsets(shift, channels))
+    bounds = [(min(offsets), max(offsets)) for offsets in reach][::-1]
+    return [hl.unsafe_promise_clamped(by, *bound) for by, bound in zip(moved_by(shift, channels, c), bounds)]
 
 
 def _dy_access(t: Tiling, dy: Any) -> tuple[Any, Any]:
@@ -134,8 +152,8 @@ def _dy_access(t: Tiling, dy: Any) -> tuple[Any, Any]:
     staged = hl.Func("dy_panels")
     u, ox, oy, oz, n, tile, group = (hl.Var(v) for v in ("u", "ox", "oy", "oz", "n", "tile", "group"))
     staged[u, ox, oy, oz, n, tile, group] = dy[group * g.oc + first_of_tile(tile, width, g.oc) + u, ox, oy, oz, n]
-    staged.bound(u, 0, width).reorder(u, tile, ox, oy, oz, n, group)
-    staged.vectorize(u)
+    staged.bound(u, 0, width).reorder(u, tile, ox, oy, oz, n, group).vectorize(u)
+    odd_rows(staged, ox, g.out[2])
     return lambda u, tile, group, o, k: staged[(u, *o, tile, group)], staged
 
 

@@ -145,14 +145,19 @@ def cost_cycles(problem: WeightGradient, s: Schedule, machine: Machine) -> float
     return float((ceil_div(tasks, cores) + TAIL) * task + last / cores + FORK_CYCLES * (1 if s.parts == 1 else 3))
 
 
-def tile_sizes(g: Geometry, machine: Machine) -> list[tuple[str, int, int]]:
+def _vectors_of(problem: WeightGradient) -> tuple[str, ...]:
+    """The operands whose channels may be vectors: not those of x where they do not lie side by side."""
+    return ("dy",) if problem.forward.shift is not None or by_rows(pixel_space(problem.forward)) else ("dy", "x")
+
+
+def tile_sizes(g: Geometry, machine: Machine, vectors_of: tuple[str, ...]) -> list[tuple[str, int, int]]:
     """The best few tiles `(vectors, tile_x, tile_dy)` that fit the registers, by the cycles of a pixel."""
     found: dict[tuple[str, int, int], float] = {}
     x = g.taps if by_rows(g) else g.ic
     for operand, along, across in (("dy", g.oc, x), ("x", x, g.oc)):
         lanes = vector_width(along, machine.lanes)
         registers = machine.vector_registers - SPARE_REGISTERS[machine.vector_registers >= 32]
-        if operand == "x" and by_rows(g):
+        if operand not in vectors_of:
             continue
         for vectors in range(1, min(7 if machine.vector_registers >= 32 else 4, along // lanes + 1)):
             for height in range(1, min(across, (registers - vectors) // vectors) + 1):
@@ -185,7 +190,7 @@ def schedules(problem: WeightGradient, machine: Machine) -> list[Schedule]:
     g = pixel_space(problem.forward)
     parallel = machine.cores > 1 and problem.macs > 200_000
     found: dict[Schedule, float] = {}
-    for operand, tile_x, tile_dy in tile_sizes(g, machine):
+    for operand, tile_x, tile_dy in tile_sizes(g, machine, _vectors_of(problem)):
         t = Tiling(g, Schedule("", vectors=operand, tile_x=tile_x, tile_dy=tile_dy))
         for block_rows in block_sizes(g):
             for parts, splits in _shares(t, Blocks(g, block_rows, 1).count, machine):
@@ -214,8 +219,8 @@ def check(problem: WeightGradient, schedule: Schedule, machine: Machine) -> str 
     if reason is not None:
         return reason
     t = Tiling(g, s)
-    if by_rows(g) and (s.vectors != "dy" or not s.stage):
-        return "an image of few channels needs vectors='dy' and stage=True"
+    if s.vectors not in _vectors_of(problem):
+        return f"vectors must be 'dy' for a shift or an image of few channels, got {s.vectors!r}"
     for name, tile, channels in (("tile_x", s.tile_x, t.x), ("tile_dy", s.tile_dy, g.oc)):
         if tile > channels:
             return f"{name}={tile} is more than the {channels} channels"
@@ -227,8 +232,8 @@ def check(problem: WeightGradient, schedule: Schedule, machine: Machine) -> str 
         return f"a tile of {height} x {width} is over four times the {machine.vector_registers} registers"
     if t.vector[1] % s.splits:
         return f"splits={s.splits} must divide the {t.vector[1]} panels"
-    if not s.stage and (g.padded or problem.forward.shift is not None):
-        return "stage must be True for a problem with padding or a shift"
+    if not s.stage and (g.padded or problem.forward.shift is not None or by_rows(g)):
+        return "stage must be True for a problem with padding or a shift, and for an image of few channels"
     if s.unroll > g.out[2]:
         return f"unroll={s.unroll} is more than the {g.out[2]} pixels of a row"
     return Blocks(g, s.block_rows, s.parts).reason()

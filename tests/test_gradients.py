@@ -10,15 +10,21 @@ import pytest
 
 from operands import Array
 from problems import ODD, PADDING, REGULAR, STRIDE_DILATION
+from scheduler import OneByOne, can_schedule, late, with_loop
 from sevenloops.adjoint import WeightGradient, adjoint, beyond
-from sevenloops.compile.gradient import compile_gradient
+from sevenloops.compile.build import TIME_LIMIT_S
+from sevenloops.compile.gradient import compile_gradient, gradient_schedule
+from sevenloops.compile.runtime import LoadedKernel
+from sevenloops.compile.store import kernel_image
 from sevenloops.descriptor import parse_problem
 from sevenloops.epilogue import Epilogue
+from sevenloops.errors import ScheduleError
 from sevenloops.functional_gradients import input_gradient, weight_gradient
 from sevenloops.gradients import GRADIENTS
 from sevenloops.machine import Machine
 from sevenloops.problem import ConvProblem
 from sevenloops.reference import reference_conv, reference_weight_gradient
+from sevenloops.schedule import Schedule
 
 #: One to three dimensions, groups, depthwise, and a layer that oneDNN has computed wrongly or never (its issue 6035).
 MORE = [
@@ -35,6 +41,14 @@ TRANSPOSED = [
     "mb2 g2 ic6 ih5 iw5 oc4 kh3 kw3 sh2 sw2 ph1 pw1 oh1 ow1 transposed",
     "mb1 ic3 iw6 oc4 kw2 sw2 dw4 ow3 transposed",
 ]
+
+
+def direct(**params: Any) -> Schedule:
+    return Schedule("gradient_direct", **{"stage": True, "unroll": 1, "parallel": True, **params})
+
+
+def depthwise(**params: Any) -> Schedule:
+    return Schedule("gradient_depthwise", **{"unroll": 1, "parallel": True, **params})
 
 
 def forward_of(text: str) -> ConvProblem:
@@ -101,6 +115,121 @@ def numerical(problem: ConvProblem, x: Array, dy: Array, w: Array) -> tuple[Arra
         y = function(torch.nn.functional.pad(tx, pads), tw, None, problem.stride, 0, problem.dilation, problem.groups)
     y.backward(torch.tensor(np.asarray(dy, np.float64).transpose(first)))
     return np.moveaxis(tx.grad.numpy(), 1, -1), tw.grad.numpy()
+
+
+#: Schedules that the choice would not take: ragged blocks, parts and panels, both operands in vectors, tasks of every kind.
+SHAPES: list[tuple[str, Schedule]] = [
+    (
+        "mb3 ic13 ih11 iw9 oc22 kh3 kw3 sh2 ph1 pw1",
+        direct(vectors="dy", tile_x=5, tile_dy=16, block_rows=4, parts=3, splits=2, unroll=2),
+    ),
+    (
+        "mb3 ic13 ih11 iw9 oc22 kh3 kw3 sh2 ph1 pw1",
+        direct(vectors="x", tile_x=8, tile_dy=3, block_rows=12, parts=2, splits=2, unroll=1),
+    ),
+    (
+        "mb3 ic13 ih11 iw9 oc22 kh3 kw3 sh2 ph1 pw1",
+        direct(vectors="x", tile_x=8, tile_dy=6, block_rows=18, parts=1, splits=2, unroll=4),
+    ),
+    (
+        "mb5 g2 ic20 ih7 iw6 oc36 kh2 kw3 dh2 pw1",
+        direct(vectors="dy", tile_x=4, tile_dy=8, block_rows=10, parts=1, splits=3, unroll=3),
+    ),
+    ("mb4 ic19 ih6 iw10 oc27 kh1 kw1", direct(vectors="x", tile_x=16, tile_dy=5, block_rows=3, parts=2, splits=2, unroll=4)),
+    (
+        "mb4 ic19 ih6 iw10 oc27 kh1 kw1",
+        direct(vectors="dy", tile_x=6, tile_dy=8, block_rows=1, parts=4, splits=4, stage=False),
+    ),
+    (
+        "mb2 ic3 ih19 iw21 oc17 kh5 kw5 sh2 sw2 ph2 pw2",
+        direct(vectors="dy", tile_x=6, tile_dy=8, block_rows=4, parts=4, splits=3, unroll=2),
+    ),
+    (
+        "mb2 ic4 id5 ih6 iw7 oc6 kd2 kh3 kw3 sd2 ph1 pw1",
+        direct(vectors="dy", tile_x=3, tile_dy=4, block_rows=12, parts=2, splits=1, unroll=7),
+    ),
+    ("mb3 g21 ic21 ih11 iw13 oc21 kh5 kw5 ph2 pw2", depthwise(tile_width=3, tile_height=2, block_rows=4, parts=3, unroll=3)),
+    ("mb3 g21 ic21 ih11 iw13 oc21 kh5 kw5 ph2 pw2", depthwise(tile_width=5, tile_height=1, block_rows=22, parts=2)),
+    ("mb4 g5 ic5 ih9 iw8 oc10 kh3 kw3 sh2 sw2 ph1 pw1", depthwise(tile_width=2, tile_height=3, block_rows=2, parts=12)),
+]
+
+
+@pytest.mark.parametrize(("text", "schedule"), SHAPES)
+def test_schedules_and_their_tasks(text: str, schedule: Schedule) -> None:
+    """Exact on integers, the same bits with 1 and 2 threads and in any order of tasks, and one task for each element."""
+    problem, machine = WeightGradient(forward_of(text)), Machine.host()
+    row = GRADIENTS[schedule.algorithm]
+    assert row.check(problem, schedule, machine) is None
+    assert row.macs_executed(problem, schedule) >= problem.macs
+    assert 0 < row.workspace_bytes(problem, schedule, 1) <= row.workspace_bytes(problem, schedule, 2)
+    shapes = (problem.forward.x_shape, problem.forward.y_shape)
+    x, dy = operands(problem.forward, *shapes, integers=True)
+    out = np.full(problem.y_shape, np.nan, np.float32)
+
+    def run(kernel: LoadedKernel) -> bytes:
+        out[...] = np.nan
+        assert kernel.run(x.ctypes.data, dy.ctypes.data, out.ctypes.data) == 0
+        return out.tobytes()
+
+    run(compile_gradient(problem, 2, schedule))
+    close(out, reference_weight_gradient(problem, x, dy), 0.0)
+    x, dy = operands(problem.forward, *shapes)
+    expected = run(compile_gradient(problem, 1, schedule))
+    close(out, reference_weight_gradient(problem, x, dy), row.tolerance)
+    assert run(compile_gradient(problem, 2, schedule)) == expected
+    if can_schedule(machine):
+        any_problem: Any = problem
+        image = kernel_image(any_problem, schedule, machine, TIME_LIMIT_S)
+        for backwards in (False, True):
+            loop = OneByOne(out, backwards=backwards)
+            assert run(with_loop(image, machine, loop)) == expected
+            assert loop.most <= 1, "two tasks write one element"
+        assert run(with_loop(image, machine, late(3, 5))) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tile_dy": 12}, "multiple of vectors of"),
+        ({"tile_x": 14}, "more than the 13 channels"),
+        ({"vectors": "w"}, "one of dy, x"),
+        ({"block_rows": 7}, "rows of an image of 6"),
+        ({"block_rows": 36}, "more than the 18 rows"),
+        ({"parts": 7}, "does not divide blocks"),
+        ({"splits": 3}, "must divide the 2 panels"),
+        ({"stage": False}, "must be True"),
+        ({"unroll": 10}, "more than the 9 pixels"),
+        ({"parallel": 1}, "True or False"),
+        ({"tile_x": 0}, "at least 1"),
+    ],
+)
+def test_schedules_that_do_not_fit(changes: dict[str, Any], says: str) -> None:
+    text, schedule = SHAPES[0]
+    problem, wrong = WeightGradient(forward_of(text)), schedule.replace(**changes)
+    assert says in str(GRADIENTS["gradient_direct"].check(problem, wrong, Machine.described("avx2")))
+    if "parallel" not in changes:  # which equals True, so there is a kernel
+        with pytest.raises(ScheduleError, match=says):
+            compile_gradient(problem, 1, wrong)
+
+
+def test_choice() -> None:
+    """Each algorithm is chosen where it belongs; a choice measures nothing."""
+    chosen = {
+        "mb16 ic64 ih56 iw56 oc128 kh3 kw3 sh2 sw2 ph1 pw1": "gradient_direct",
+        "mb16 g144 ic144 ih56 iw56 oc144 kh3 kw3 ph1 pw1": "gradient_depthwise",
+        "mb16 ic64 ih28 iw28 oc64 kh1 kw1 shift=3": "gradient_direct",
+    }
+    for text, name in chosen.items():
+        assert gradient_schedule(WeightGradient(forward_of(text)), Machine.described("avx2")).algorithm == name
+    double = WeightGradient(replace(forward_of("mb1 ic5 ih9 iw9 oc7 kh3 kw3"), dtype="float64"))
+    assert gradient_schedule(double, Machine.described("avx2")).algorithm == "gradient_naive"
+
+
+def test_long_sums_keep_their_digits() -> None:
+    """A sum over 200,704 pixels of one sign, where one term after the other would be off by 1e-3."""
+    forward = forward_of("mb16 ic3 ih112 iw112 oc8 kh1 kw1")
+    x, dy = np.random.default_rng(1).random(forward.x_shape, np.float32), np.ones(forward.y_shape, np.float32)
+    close(weight_gradient(forward, x, dy), reference_weight_gradient(WeightGradient(forward), x, dy), 1e-6)
 
 
 def test_the_adjoint_of_the_adjoint() -> None:

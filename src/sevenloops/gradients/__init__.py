@@ -11,6 +11,8 @@ __all__ = ["GRADIENTS"]
 GRADIENTS: Rows[Algorithm] = Rows(
     __name__,
     {
+        "gradient_direct": "direct:DIRECT",
+        "gradient_depthwise": "depthwise:DEPTHWISE",
         "gradient_naive": "naive:NAIVE",
     },
 )

@@ -11,6 +11,7 @@ __all__ = ["GRADIENTS"]
 GRADIENTS: Rows[Algorithm] = Rows(
     __name__,
     {
+        "gradient_winograd": "winograd:WINOGRAD",
         "gradient_naive": "naive:NAIVE",
     },
 )

@@ -44,8 +44,8 @@ def supports(problem: Any) -> str | None:
         return f"it computes stride 1 and dilation 1, got stride {forward.stride} and dilation {forward.dilation}"
     if max(forward.kernel) == 1:
         return "a kernel of one pixel has nothing to save"
-    if max(forward.kernel) > 7:
-        return f"rounding errors grow with the kernel: 7 is the largest, and this one is {forward.kernel}"
+    if max(forward.kernel) > 5:
+        return f"rounding errors grow with the kernel: 5 is the largest, and this one is {forward.kernel}"
     return None
 
 

@@ -1,8 +1,8 @@
 """The Halide code of gradient_winograd.
 
-Shape comments give the innermost axis first. `c` numbers the input channels of a panel and `k` the panels of a block, `o` the
-output channels of a block, `t` the tiles of a chunk, `p = i * alpha_x + j` the points, `q` the chunks of a part; `bi` and
-`bo` are the blocks of channels (`bo` those of all groups), `s` the parts.
+Shape comments give the innermost axis first. `c` numbers the input channels of a panel and `k` the panels of a block, `o`
+the output channels of a block, `t` the tiles of a chunk, `p = i * alpha_x + j` the points, `q` the chunks of a part;
+`bi` and `bo` are the blocks of channels (`bo` those of all groups), `s` the parts.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _transformed(name: str, rows: Any, dims: list[Any], at: list[Any], value: An
 
 def gradient_pipeline(plan: Plan, s: Schedule, machine: Machine, x: Any, dy: Any) -> Any:
     """The scheduled gradient `out[kx, ky, ic, oc]`."""
-    g, lanes, v = plan.g, machine.lanes, _Vars(*map(hl.Var, _Vars._fields))
+    lanes, v = machine.lanes, _Vars(*map(hl.Var, _Vars._fields))
     V, U = _transforms(plan, lanes, x, dy, v)
     tiles, chunks = hl.RDom([hl.Range(0, plan.block_tiles)], "tile"), hl.RDom([hl.Range(0, plan.chunks)], "chunk")
     sums, M, total = hl.Func("sums"), hl.Func("M"), hl.Func("total")  # M[c, o, p, k, bi, bo, s]

@@ -20,6 +20,7 @@ ALGORITHMS: Rows[Algorithm] = Rows(
         "direct": "direct:DIRECT",
         "transposed": "transposed:TRANSPOSED",
         "transposed_winograd": "transposed_winograd:TRANSPOSED_WINOGRAD",
+        "transposed_depthwise": "transposed_depthwise:TRANSPOSED_DEPTHWISE",
         "turned_depthwise": "turned:TURNED_DEPTHWISE",
         "turned_pointwise": "turned:TURNED_POINTWISE",
         "turned_direct": "turned:TURNED_DIRECT",

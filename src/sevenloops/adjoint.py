@@ -7,7 +7,8 @@ output (LeCun et al., Efficient BackProp, 1998; Goodfellow, Bengio, Courville, D
     dw[oc, ic, k] = sum over n, o of dy[n, oc, o] * x[n, ic, o*stride + k*dilation - before]
 
 The first is the adjoint: a transposed convolution with the same weights as they are stored, and of a transposed
-convolution a plain one. The second is a problem of its own, `WeightGradient`.
+convolution a plain one. The second is a problem of its own, `WeightGradient`. With stride 1 a transposed convolution is
+also a plain one, `turned`, of weights with their channels exchanged and each kernel turned by half a turn.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .epilogue import Epilogue
 from .errors import ProblemError
 from .problem import ConvProblem
 
-__all__ = ["WeightGradient", "adjoint", "beyond"]
+__all__ = ["WeightGradient", "adjoint", "beyond", "turned", "why_not_turned"]
 
 
 def beyond(problem: ConvProblem) -> tuple[int, ...]:
@@ -56,6 +57,40 @@ def adjoint(problem: ConvProblem) -> ConvProblem:
         return replace(swapped, padding=tuple(kept))
     unseen = tuple(size - made for size, made in zip(problem.in_size, swapped.out_size))
     return replace(swapped, output_padding=unseen)
+
+
+def why_not_turned(problem: ConvProblem) -> str | None:
+    """The reason why a problem is no transposed convolution that `turned` makes a plain one, or None."""
+    if not problem.transposed:
+        return "it computes transposed convolutions of stride 1, and this one is plain"
+    if any(s != 1 for s in problem.stride):
+        return f"it computes transposed convolutions of stride 1, and the stride is {problem.stride}"
+    if any(min(pair) < 0 for pair in _turned_padding(problem)):
+        return (
+            f"the padding {problem.padding} cuts off more than a kernel of {problem.kernel} with dilation {problem.dilation} "
+            "reaches over: the plain convolution would have to crop its input"
+        )
+    return None
+
+
+def turned(problem: ConvProblem) -> ConvProblem:
+    """The plain convolution that a transposed one of stride 1 is, with weights `v[oc, ic, k] = w[ic, oc, K - 1 - k]`.
+
+    Where `x[i] * w[k]` is added at output `i + k*dilation - before`, output `o` sees input `o + before - k*dilation`: with k
+    counted from the end that is a plain convolution padded by `(K - 1)*dilation - before`. Epilogue and pitch stay.
+    Raises `ProblemError` with the reason of `why_not_turned`.
+    """
+    reason = why_not_turned(problem)
+    if reason is not None:
+        raise ProblemError(reason)
+    return replace(
+        problem, transposed=False, padding=_turned_padding(problem), output_padding=(0,) * problem.rank
+    )
+
+
+def _turned_padding(problem: ConvProblem) -> tuple[tuple[int, int], ...]:
+    axes = zip(problem.kernel, problem.dilation, problem.padding, problem.output_padding)
+    return tuple(((k - 1) * d - before, (k - 1) * d - after + extra) for k, d, (before, after), extra in axes)
 
 
 @dataclass(frozen=True)

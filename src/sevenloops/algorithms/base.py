@@ -32,7 +32,8 @@ class Definition:
     """Scheduled Halide code, ready to compile.
 
     `output` is the Func, `inputs` its ImageParams in calling order, `buffers` describes the inputs and then the output.
-    `pack_*` is the same for the function that packs the weights once: raw weights in, packed weights out.
+    `pack_*` is the same for the function that packs the weights once: raw weights in, packed weights out. With `turn`, its Func,
+    input and two buffers, raw weights go through that first.
     """
 
     output: Any
@@ -41,6 +42,7 @@ class Definition:
     pack_output: Any
     pack_inputs: list[Any]
     pack_buffers: list[Buffer]
+    turn: tuple[Any, Any, list[Buffer]] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,16 @@ class Algorithm:
         """Seconds of packing weights in a call by the cost model."""
         if self.reads_as_stored:
             return 0.0
-        weights = 4 * math.prod(problem.b_shape if isinstance(problem, GemmProblem) else problem.w_shape)
+        written, rate = self.packed_bytes(problem, schedule)
+        return pack_s(machine, _weight_bytes(problem), written, rate)
+
+    def packed_bytes(self, problem: Problem, schedule: Schedule) -> tuple[int, float]:
+        """Bytes of the packed weights, and how many a core moves in a cycle while it makes them."""
         if self.packing is not None:
-            written, rate = self.packing(problem, schedule)
-        else:
-            columns = problem.n if isinstance(problem, GemmProblem) else problem.out_channels // problem.groups
-            padded = ceil_div(columns, schedule.tile_channels) * schedule.tile_channels
-            written, rate = weights // columns * padded, PERMUTED_BYTES_PER_CYCLE
-        return pack_s(machine, weights, written, rate)
+            return self.packing(problem, schedule)
+        columns = problem.n if isinstance(problem, GemmProblem) else problem.out_channels // problem.groups
+        padded = ceil_div(columns, schedule.tile_channels) * schedule.tile_channels
+        return _weight_bytes(problem) // columns * padded, PERMUTED_BYTES_PER_CYCLE
 
     def predicted_s(self, problem: Any, schedule: Schedule, machine: Machine) -> float:
         """Seconds of one call by the cost model, not corrected by records."""
@@ -112,6 +116,10 @@ class Algorithm:
         workspace = self.workspace_bytes(problem, schedule, machine.cores)
         moved = problem.unique_bytes + 2.0 * workspace
         return phase_s(machine, macs=self.macs_executed(problem, schedule), moved_bytes=moved)
+
+
+def _weight_bytes(problem: Problem) -> int:
+    return 4 * math.prod(problem.b_shape if isinstance(problem, GemmProblem) else problem.w_shape)
 
 
 @dataclass(frozen=True)

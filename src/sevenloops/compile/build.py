@@ -10,6 +10,7 @@ same addresses as one array: what the steps of a plan are made of (see `steps`).
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,7 +125,8 @@ def image_of(d: Definition, machine: Machine, name: str, dtype: str = "float32",
     target = _target(machine, runtime=False, asserts=asserts)
     with tempfile.TemporaryDirectory(prefix="sevenloops-") as folder:
         objects = []
-        for suffix, func, inputs in (("", d.output, d.inputs), ("_pk", d.pack_output, d.pack_inputs)):
+        turn = [("_tn", d.turn[0], [d.turn[1]])] if d.turn else []
+        for suffix, func, inputs in (("", d.output, d.inputs), ("_pk", d.pack_output, d.pack_inputs), *turn):
             path = os.path.join(folder, f"k{suffix}.o")
             func.compile_to_object(path, inputs, name + suffix, target)
             objects.append(Path(path).read_bytes())
@@ -193,8 +195,45 @@ def _trampolines(name: str, d: Definition, machine: Machine, dtype: str) -> byte
     bits = {"float32": 32, "float64": 64}[dtype]
     ir = [_STRUCTS, par_for_ir(name) if runs_on(machine.os) else halide_par_for_ir(name)]
     ir += _trampoline(name, f"{name}_run", d.buffers, bits)
-    ir += _trampoline(f"{name}_pk", f"{name}_pack", d.pack_buffers, bits)
+    if d.turn is None:
+        ir += _trampoline(f"{name}_pk", f"{name}_pack", d.pack_buffers, bits)
+    else:
+        ir += _trampoline(f"{name}_tn", f"{name}_turn", d.turn[2], bits)
+        ir += _trampoline(f"{name}_pk", f"{name}_pack_turned", d.pack_buffers, bits)
+        ir.append(_in_turn(name, math.prod(d.turn[2][1].shape) * bits // 8))
     return _assemble("\n".join(ir), machine)
+
+
+def _in_turn(name: str, n_bytes: int) -> str:
+    """`name_pack` as two steps, with turned weights in scratch between them; -11 is Halide's code for no memory."""
+    return f"""
+declare ptr @halide_malloc(ptr, i64)
+declare void @halide_free(ptr, ptr)
+define i32 @{name}_pack(ptr %w, ptr %packed) {{
+  %turned = call ptr @halide_malloc(ptr null, i64 {n_bytes})
+  %none = icmp eq ptr %turned, null
+  br i1 %none, label %failed, label %turn
+turn:
+  %code = call i32 @{name}_turn(ptr %w, ptr %turned)
+  %bad = icmp ne i32 %code, 0
+  br i1 %bad, label %free, label %pack
+pack:
+  %packing = call i32 @{name}_pack_turned(ptr %turned, ptr %packed)
+  br label %free
+free:
+  %result = phi i32 [ %code, %turn ], [ %packing, %pack ]
+  call void @halide_free(ptr null, ptr %turned)
+  ret i32 %result
+failed:
+  ret i32 -11
+}}
+define i32 @{name}_pack_list(ptr %list) {{
+  %p0 = load ptr, ptr %list
+  %q1 = getelementptr ptr, ptr %list, i32 1
+  %p1 = load ptr, ptr %q1
+  %r = call i32 @{name}_pack(ptr %p0, ptr %p1)
+  ret i32 %r
+}}"""
 
 
 def _assemble(ir: str, machine: Machine) -> bytes:

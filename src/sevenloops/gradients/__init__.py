@@ -13,6 +13,7 @@ GRADIENTS: Rows[Algorithm] = Rows(
     {
         "gradient_direct": "direct:DIRECT",
         "gradient_depthwise": "depthwise:DEPTHWISE",
+        "gradient_winograd": "winograd:WINOGRAD",
         "gradient_naive": "naive:NAIVE",
     },
 )

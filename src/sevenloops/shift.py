@@ -11,6 +11,10 @@ dilation`. The channels left over stay where they are. Two conventions say which
 
 They differ by a permutation of channels, which the 1x1 convolutions around a shift absorb (section 3.2.1).
 
+`moves` lists instead how many channels move how far: `((8, (1, 0)), (8, (-1, 0)))` reads the first 8 channels one row
+further on, the next 8 one row before, and the others where they are. Networks that shift in time, or along rows and columns
+only, do so (TSM, arXiv 1811.08383; ShiftViT, arXiv 2201.10801).
+
 A shift with a stride reads of each channel only the pixels of one phase: channel c at `o * stride + offset(c)`, which is
 phase `offset(c) mod stride`. `phases` says that nothing else is stored: the image has one pixel for each `phases` of them
 on an axis, the channels are sorted by their phase (raster order, and in a phase as before), and each is the image of its
@@ -35,19 +39,22 @@ CONVENTIONS = ("contiguous", "modulo")
 #: Pixels that a channel may move at most: beyond every image, so that sums of positions stay within 32 bits.
 MAX_REACH = 2**24
 _WORD = re.compile(r"shift=(\d+(?:x\d+)*)(?::d(\d+(?:x\d+)*))?(?::p(\d+(?:x\d+)*))?(?::([a-z]+))?")
+_MOVES = re.compile(r"shift=((?:\+?\d+@-?\d+(?:x-?\d+)*)+)(?::p(\d+(?:x\d+)*))?")
 
 
 @dataclass(frozen=True)
 class Shift:
     """How channels move: `kernel`, `dilation` and `phases` integers or one an axis, `convention` a name of `CONVENTIONS`.
 
-    In a problem both are full tuples, outermost axis first. Raises `ProblemError` for a value without meaning.
+    With `moves` those of `kernel`, `dilation` and `convention` do not count. In a problem all are full tuples, outermost
+    axis first. Raises `ProblemError` for a value without meaning.
     """
 
     kernel: tuple[int, ...] = (3,)
     dilation: tuple[int, ...] = (1,)
     convention: str = "contiguous"
     phases: tuple[int, ...] = (1,)
+    moves: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("kernel", "dilation", "phases"):
@@ -58,19 +65,28 @@ class Shift:
         if self.convention not in CONVENTIONS:
             raise ProblemError(f"convention must be one of {', '.join(CONVENTIONS)}, got {self.convention!r}")
         reach = max(k // 2 for k in self.kernel) * max(self.dilation)
+        if self.moves:
+            runs = tuple((as_int("channels of a move", n, 1), tuple(map(int, offset))) for n, offset in self.moves)
+            ones = (1,) * len(runs[0][1])
+            for name, value in (("moves", runs), ("kernel", ones), ("dilation", ones), ("convention", CONVENTIONS[0])):
+                object.__setattr__(self, name, value)
+            reach = max(abs(by) for _, offset in runs for by in offset)
         if reach > MAX_REACH:
             raise ProblemError(f"a shift may move channels by at most {MAX_REACH} pixels, got {reach}")
 
     def of_rank(self, rank: int) -> Shift:
         """The same with full tuples for `rank` axes."""
+        if any(len(offset) != rank for _, offset in self.moves):
+            raise ProblemError(f"each move of a shift needs {rank} offsets here, got {self.moves}")
         kernel, dilation, phases = (
             as_tuple(f"{name} of a shift", getattr(self, name), rank, 1) for name in ("kernel", "dilation", "phases")
         )
-        return Shift(kernel, dilation, self.convention, phases)
+        return Shift(kernel, dilation, self.convention, phases, self.moves)
 
     def word(self) -> str:
-        """The word of a problem's descriptor: `shift=3`, `shift=3x5:d2:modulo`, `shift=5:p2`."""
-        parts = ["shift=" + _short(self.kernel)]
+        """The word of a problem's descriptor: `shift=3`, `shift=3x5:d2:modulo`, `shift=5:p2`, `shift=8@1x0+8@-1x0`."""
+        runs = (f"{n}@{'x'.join(map(str, offset))}" for n, offset in self.moves)
+        parts = ["shift=" + ("+".join(runs) or _short(self.kernel))]
         for letter, numbers in (("d", self.dilation), ("p", self.phases)):
             parts += [letter + _short(numbers)] if set(numbers) != {1} else []
         return ":".join(parts + ([self.convention] if self.convention != "contiguous" else []))
@@ -78,9 +94,15 @@ class Shift:
     @classmethod
     def from_word(cls, word: str) -> Shift:
         """Read what `word` wrote; raises `ProblemError` for anything else."""
+        if found := _MOVES.fullmatch(word):
+            pairs = [run.split("@") for run in found[1].split("+")]
+            moves = tuple((int(n), tuple(map(int, offset.split("x")))) for n, offset in pairs)
+            return cls(phases=tuple(map(int, (found[2] or "1").split("x"))), moves=moves)
         match = _WORD.fullmatch(word)
         if not match:
-            raise ProblemError(f"cannot read {word!r}: a shift is shift=K or shift=KHxKW, then :dD, :pP, :CONVENTION")
+            raise ProblemError(
+                f"cannot read {word!r}: a shift is shift=K or shift=KHxKW, then :dD, :pP, :CONVENTION, or shift=N@DYxDX+..."
+            )
         kernel, dilation, phases, convention = match.groups(default="")
         numbers = [tuple(map(int, text.split("x"))) for text in (kernel, dilation or "1", phases or "1")]
         return cls(numbers[0], numbers[1], convention or "contiguous", numbers[2])
@@ -91,7 +113,15 @@ def _short(values: tuple[int, ...]) -> str:
 
 
 def channels_of_groups(shift: Shift, channels: int) -> list[list[int]]:
-    """The channels of each group in raster order, if there are any, and last those that are left over and do not move."""
+    """The channels of each group in raster order, if there are any, and last those that are left over and do not move.
+
+    With `moves` each is a group, in their order; raises `ProblemError` where they have more channels than there are.
+    """
+    if shift.moves:
+        edges = [0, *itertools.accumulate(n for n, _ in shift.moves)]
+        if edges[-1] > channels:
+            raise ProblemError(f"{shift.word()} moves {edges[-1]} channels of {channels}")
+        return [list(range(*edge)) for edge in itertools.pairwise([*edges, channels])]
     groups = math.prod(shift.kernel)
     each = channels // groups
     if not each:
@@ -125,12 +155,13 @@ def channels_of_phases(shift: Shift, channels: int) -> dict[tuple[int, ...], lis
 
 def _offsets(shift: Shift, channels: int) -> list[tuple[int, ...]]:
     """How channels move before they are sorted by phase."""
-    offsets = [(0,) * len(shift.kernel)] * channels
+    offsets: list[tuple[int, ...]] = [(0,) * len(shift.kernel)] * channels
     *moved, _ = channels_of_groups(shift, channels)
     if not moved:
         return offsets
-    for place, members in zip(itertools.product(*map(range, shift.kernel)), moved):
-        offset = tuple((i - k // 2) * d for i, k, d in zip(place, shift.kernel, shift.dilation))
+    places = itertools.product(*map(range, shift.kernel))
+    steps = [tuple((i - k // 2) * d for i, k, d in zip(place, shift.kernel, shift.dilation)) for place in places]
+    for offset, members in zip([offset for _, offset in shift.moves] or steps, moved):
         for channel in members:
             offsets[channel] = offset
     return offsets

@@ -1,7 +1,7 @@
 """The shift operator (arXiv 1711.08141), which ONNX does not have, in the forms in which files write it.
 
     depthwise Conv whose kernels have a single one each    -> Shift
-    Pad, one Slice a group of channels, Concat             -> Shift
+    Pad, one Slice a group of channels, Concat             -> Shift; by runs of channels where it is of neither convention
     either with a stride or channels in another order      -> the 1x1 Conv behind it, with `shift`, stride and its weights'
                                                               columns in that order; without such a Conv nothing is done
 
@@ -11,6 +11,7 @@ that reads it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import reduce
@@ -19,12 +20,15 @@ import numpy as np
 
 from ...shift import CONVENTIONS, Shift, channel_offsets
 from ..ir import OWN, Graph, Node, Note
+from ..shifts import attributes_of
 from .rewrite import Array, Rewriter
 from .slices import ZERO, Cut, cuts
 
-__all__ = ["is_pointwise", "run"]
+__all__ = ["as_moves", "is_pointwise", "run"]
 
 MAX_STRIDE = 8
+#: Runs of channels that a shift may list.
+MAX_MOVES = 8
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,8 @@ def _write(rewriter: Rewriter, node: Node, moves: Moves) -> str | None:
     moved = any(any(offset) for offset in offsets)
     shift = _as_shift(offsets) if moved else None
     if moved and shift is None:
-        return "channels move, but by neither convention of the shift operator"
-    attributes = {"kernel": shift.kernel, "dilation": shift.dilation, "convention": shift.convention} if shift else {}
+        return f"channels move, but by neither convention of the shift operator, and in more than {MAX_MOVES} runs"
+    attributes = attributes_of(shift) if shift else {}
     if moves.channels == tuple(range(len(offsets))) and set(moves.stride) == {1}:
         new = Node(
             "Shift" if shift else "Identity", (moves.source,), node.outputs, attributes, node.name, OWN if shift else ""
@@ -176,7 +180,7 @@ def _into_pointwise(rewriter: Rewriter, node: Node, moves: Moves, shift: Shift |
     strides = tuple(a * b for a, b in zip(moves.stride, reader.get("strides") or (1, 1)))
     new = reader.replace(inputs=(moves.source, name, *reader.inputs[2:])).with_attributes(strides=strides)
     if shift is not None:
-        new = new.with_attributes(shift=(shift.kernel, shift.dilation, shift.convention))
+        new = new.with_attributes(shift=(shift.kernel, shift.dilation, shift.convention, shift.phases, shift.moves))
     rewriter.replace(reader, new, drop=(node,))
     rewriter.made(
         node, f"{node.label} is {shift.word() if shift else 'a reordering'} with stride {moves.stride}, in {reader.label}"
@@ -203,4 +207,11 @@ def _as_shift(offsets: list[tuple[int, ...]]) -> Shift | None:
         shift = Shift(tuple(kernel), tuple(dilation), convention)
         if channel_offsets(shift, len(offsets)) == offsets:
             return shift
-    return None
+    return as_moves(offsets)
+
+
+def as_moves(offsets: list[tuple[int, ...]]) -> Shift | None:
+    """The shift that moves runs of channels so; None where none moves, or there are many runs."""
+    runs = [(len(list(members)), offset) for offset, members in itertools.groupby(offsets)]
+    runs = runs if any(runs[-1][1]) else runs[:-1]  # those at the end stay anyway
+    return Shift(moves=tuple(runs)) if 0 < len(runs) <= MAX_MOVES else None

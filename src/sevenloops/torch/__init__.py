@@ -1,1 +1,25 @@
 """sevenloops under PyTorch: operators with gradients, modules, and what replaces those of a model. Needs PyTorch."""
+
+from .functional import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    linear,
+    shift2d,
+    shift_conv2d,
+)
+
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "linear",
+    "shift2d",
+    "shift_conv2d",
+]

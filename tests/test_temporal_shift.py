@@ -130,8 +130,8 @@ def test_forms_of_exporters_become_one_step(form: str, pointwise: bool) -> None:
     assert [node.op for node in after.nodes] == ["Elementwise", "Conv" if pointwise else "Shift"]
     assert after.nodes[-1].get("frames") == FRAMES and bool(after.nodes[-1].get("residual")) == pointwise
     direction = FORMS[form][1]
-    moves = after.nodes[-1].get("shift")[4] if pointwise else after.nodes[-1].get("moves")
-    assert moves == ((FOLD, (direction, 0)), (FOLD, (-direction, 0)))
+    moves = after.nodes[-1].get("shift")[2] if pointwise else after.nodes[-1].get("convention")
+    assert moves == f"{FOLD}@{direction}x0+{FOLD}@{-direction}x0"
     x = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
     feeds = {"x": x}
     (wanted,) = evaluate(graph, feeds).values()
@@ -213,14 +213,15 @@ def test_four_shifts_of_a_twelfth_are_one_shift() -> None:
     y = w.add("Concat", *parts, axis=1)
     graph = infer(Graph(tuple(w.nodes), (Value("x", SHAPE),), (y,), w.constants))
     (node,) = optimise(graph).nodes
-    assert (node.op, node.get("moves")) == ("Shift", tuple((part, step) for step in steps))
+    assert (node.op, node.get("convention")) == ("Shift", "+".join(f"{part}@{dy}x{dx}" for dy, dx in steps))
     feeds = {"x": np.random.default_rng(4).standard_normal(SHAPE).astype(np.float32)}
     (wanted,) = evaluate(graph, feeds).values()
     np.testing.assert_array_equal(InferenceSession(graph).run(None, feeds)[0], wanted.astype(np.float32))
 
 
 def test_moves_as_a_value() -> None:
-    shift = Shift(moves=((8, (1, 0)), (8, (-1, 0))))
+    shift = Shift.of_moves([(8, (1, 0)), (8, (-1, 0))])
+    assert shift.moves == ((8, (1, 0)), (8, (-1, 0))) and shift == Shift(convention="8@1x0+8@-1x0")
     assert shift.word() == "shift=8@1x0+8@-1x0" and Shift.from_word(shift.word()) == shift
     assert channel_offsets(shift, 18) == [(1, 0)] * 8 + [(-1, 0)] * 8 + [(0, 0)] * 2
     problem = parse_problem("mb2 ic24 ih6 iw5 oc8 kh1 kw1 shift=8@1x0+8@-1x0")
@@ -229,8 +230,9 @@ def test_moves_as_a_value() -> None:
         ("shift=20@1x0+8@-1x0", "moves more channels than 24"),
         ("shift=8@1", "each move of a shift needs 2 offsets"),
         ("shift=8@1x99999999", "at most 16777216 pixels"),
-        ("shift=0@1x0", "must be at least 1"),
-        ("shift=8@1x0+", "cannot read"),
+        ("shift=0@1x0", "at least one channel each"),
+        ("shift=8@1x0+8@1", "as many offsets"),
+        ("shift=8@1x0+", "moves are written out as 8@1x0"),
     ):
         with pytest.raises(ProblemError, match=message):
             parse_problem(f"mb2 ic24 ih6 iw5 oc8 kh1 kw1 {word}")

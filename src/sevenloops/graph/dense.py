@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..shift import channel_offsets
+from ..shift import Shift, channel_offsets
 from . import windows
 from .folding import Fold
 from .ir import Node
 from .limits import check_types, count_step
 from .operands import Operands, Type
 from .quantised import QUANTISED, integer_product
-from .shifts import shift_of
 
 __all__ = ["DENSE", "shifted"]
 
@@ -252,15 +251,17 @@ def _bin(first: int, last: int, at: int, count: int, size: int) -> slice:
 
 
 def shifted(node: Node, xs: Sequence[Any]) -> list[Array]:
-    """Our Shift: each channel read a few pixels away, zero outside."""
+    """Our Shift: each channel read a few pixels away, zero outside; with `frames`, a few frames (`passes.temporal`)."""
     (x,) = xs
     frames = node.get("frames", 1)
-    if frames > 1:  # (clips * frames, c, h, w) as images (clips, c, frames, h * w), and back
+    if frames > 1:  # images (clips * frames, c, h, w) are clips (clips, c, frames, h * w)
         clips = x.reshape(-1, frames, x.shape[1], x[0, 0].size).swapaxes(1, 2)
         (moved,) = shifted(node.with_attributes(frames=1), [clips])
         return [moved.swapaxes(1, 2).reshape(x.shape)]
+    given = (node.get("kernel", (3, 3)), node.get("dilation", (1, 1)), node.get("convention", "contiguous"))
+    shift = Shift(*given, node.get("phases", (1, 1)))
     out = np.zeros_like(x)
-    for c, offset in enumerate(channel_offsets(shift_of(node).of_rank(x.ndim - 2), x.shape[1])):
+    for c, offset in enumerate(channel_offsets(shift.of_rank(x.ndim - 2), x.shape[1])):
         axes = list(zip(offset, x.shape[2:]))
         to = tuple(slice(max(0, -by), max(0, size - by)) for by, size in axes)
         out[(ALL, c, *to)] = x[(ALL, c, *(slice(max(0, by), max(0, size + by)) for by, size in axes))]

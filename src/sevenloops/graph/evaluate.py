@@ -112,7 +112,7 @@ def _fused(node: Node, arrays: list[Any]) -> Array:
     while arrays[-1] is None:
         arrays.pop()
     if node.get("shift"):
-        moved = dict(zip(("kernel", "dilation", "convention", "phases", "moves"), node.get("shift")))
+        moved = dict(zip(("kernel", "dilation", "convention", "phases"), node.get("shift")))
         moved["frames"] = node.get("frames", 1)
         arrays[0] = shifted(Node("Shift", (), (), moved, domain=OWN), arrays[:1])[0]
     if node.get("phase"):

@@ -15,7 +15,6 @@ from ..shift import Shift
 from .ir import Node
 from .lowering import Constant, Lowering, NotLowered, Operand, Weights, aligned
 from .place import Tensor, identity, last
-from .shifts import shift_of
 
 __all__ = ["conv", "conv_transpose", "gemm", "matmul", "shift", "window", "writes_slices"]
 
@@ -124,8 +123,8 @@ def _clips(node: Node, shape: tuple[int, ...], shift: Shift) -> tuple[int, tuple
     if frames == 1:
         return shape[0], shape[2:], shift
     *_, height, width = shape
-    moves = tuple((n, (frame * height, pixel)) for n, (frame, pixel) in shift.moves)
-    return shape[0] // frames, (frames * height, width), Shift(moves=moves)
+    moves = [(n, (frame * height, pixel)) for n, (frame, pixel) in shift.moves]
+    return shape[0] // frames, (frames * height, width), Shift.of_moves(moves)
 
 
 def _emit_conv(lo: Lowering, node: Node, problem: ConvProblem, order: tuple[int, ...]) -> None:
@@ -290,6 +289,7 @@ def _matrix(operand: Operand, shape: tuple[int, ...], index: tuple[int, ...]) ->
 def shift(lo: Lowering, node: Node) -> None:
     """Shift: channels moved, as a layer of its own."""
     channels = lo.shape(node.inputs[0])[1]
-    n, (h, w), moved = _clips(node, lo.shape(node.inputs[0]), shift_of(node))
+    moved = Shift(tuple(node.get("kernel")), tuple(node.get("dilation") or (1, 1)), node.get("convention", "contiguous"))
+    n, (h, w), moved = _clips(node, lo.shape(node.inputs[0]), moved)
     x = lo.channels_last(node.inputs[0])
     lo.emit(ShiftLayer(n, h, w, channels, moved, True), (x,), lo.output(node.outputs[0], last(4)))

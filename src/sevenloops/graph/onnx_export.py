@@ -18,7 +18,6 @@ from .ir import OPSET, OWN, Graph, Node, Value
 from .operands import complain
 from .protos import node_proto, opsets_of, require_onnx, tensor_proto, value_info
 from .shapes import infer
-from .shifts import shift_of
 from .windows import WINDOWED
 
 __all__ = ["SHIFTS", "save_onnx"]
@@ -133,8 +132,8 @@ def _shift(graph: Graph, node: Node, constants: dict[str, Any], shift_as: str) -
         complain(node, f"the number of channels of {node.inputs[0]!r} is not known: infer the graph's sizes first")
     if node.get("frames", 1) > 1:
         complain(node, "was made by a pass, and ONNX has no such operator: save the graph as it was before the passes")
-    rank = len(shape) - 2
-    shift = shift_of(node).of_rank(rank)
+    rank, given = len(shape) - 2, (node.get("kernel", (3, 3)), node.get("dilation", (1, 1)))
+    shift = Shift(*given, node.get("convention", "contiguous")).of_rank(rank)
     reach = [max(abs(offset[axis]) for offset in channel_offsets(shift, channels)) for axis in range(rank)]
     write = _as_depthwise if shift_as == "depthwise" else _as_slices
     return write(node, shift, channels, reach, constants)

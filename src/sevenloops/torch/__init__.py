@@ -1,5 +1,6 @@
 """sevenloops under PyTorch: operators with gradients, modules, and what replaces those of a model. Needs PyTorch."""
 
+from . import nn
 from .functional import (
     conv1d,
     conv2d,
@@ -11,6 +12,7 @@ from .functional import (
     shift2d,
     shift_conv2d,
 )
+from .graphs import from_graph, to_graph
 
 __all__ = [
     "conv1d",
@@ -19,7 +21,10 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "from_graph",
     "linear",
+    "nn",
     "shift2d",
     "shift_conv2d",
+    "to_graph",
 ]

@@ -20,7 +20,6 @@ import numpy as np
 
 from ...shift import CONVENTIONS, Shift, channel_offsets
 from ..ir import OWN, Graph, Node, Note
-from ..shifts import attributes_of
 from .rewrite import Array, Rewriter
 from .slices import ZERO, Cut, cuts
 
@@ -153,7 +152,7 @@ def _write(rewriter: Rewriter, node: Node, moves: Moves) -> str | None:
     shift = _as_shift(offsets) if moved else None
     if moved and shift is None:
         return f"channels move, but by neither convention of the shift operator, and in more than {MAX_MOVES} runs"
-    attributes = attributes_of(shift) if shift else {}
+    attributes = {"kernel": shift.kernel, "dilation": shift.dilation, "convention": shift.convention} if shift else {}
     if moves.channels == tuple(range(len(offsets))) and set(moves.stride) == {1}:
         new = Node(
             "Shift" if shift else "Identity", (moves.source,), node.outputs, attributes, node.name, OWN if shift else ""
@@ -180,7 +179,7 @@ def _into_pointwise(rewriter: Rewriter, node: Node, moves: Moves, shift: Shift |
     strides = tuple(a * b for a, b in zip(moves.stride, reader.get("strides") or (1, 1)))
     new = reader.replace(inputs=(moves.source, name, *reader.inputs[2:])).with_attributes(strides=strides)
     if shift is not None:
-        new = new.with_attributes(shift=(shift.kernel, shift.dilation, shift.convention, shift.phases, shift.moves))
+        new = new.with_attributes(shift=(shift.kernel, shift.dilation, shift.convention))
     rewriter.replace(reader, new, drop=(node,))
     rewriter.made(
         node, f"{node.label} is {shift.word() if shift else 'a reordering'} with stride {moves.stride}, in {reader.label}"
@@ -214,4 +213,4 @@ def as_moves(offsets: list[tuple[int, ...]]) -> Shift | None:
     """The shift that moves runs of channels so; None where none moves, or there are many runs."""
     runs = [(len(list(members)), offset) for offset, members in itertools.groupby(offsets)]
     runs = runs if any(runs[-1][1]) else runs[:-1]  # those at the end stay anyway
-    return Shift(moves=tuple(runs)) if 0 < len(runs) <= MAX_MOVES else None
+    return Shift.of_moves(runs) if 0 < len(runs) <= MAX_MOVES else None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -57,10 +56,10 @@ def _refuses(rewriter: Rewriter, reader: Node, maker: Node | None) -> str | None
 
 
 def _take_apart(rewriter: Rewriter, maker: Node, reader: Node) -> None:
+    kernel, dilation, convention = reader.get("shift")
     strides = reader.get("strides")
-    shift = replace(Shift(*reader.get("shift")), phases=strides)
     batch, channels, *size = rewriter.shape(maker.outputs[0]) or ()
-    phases = channels_of_phases(shift.of_rank(len(size)), channels)
+    phases = channels_of_phases(Shift(kernel, dilation, convention, strides).of_rank(len(size)), channels)
     small = tuple(extent // step for extent, step in zip(size, strides))
     parts = []
     for phase, members in phases.items():
@@ -82,7 +81,7 @@ def _take_apart(rewriter: Rewriter, maker: Node, reader: Node) -> None:
     order = list(itertools.chain(*phases.values()))
     name = rewriter.add_constant(f"{reader.label}_weight", np.ascontiguousarray(weight[:, order]))
     moved = reader.replace(inputs=(whole, name, *reader.inputs[2:])).with_attributes(
-        shift=(shift.kernel, shift.dilation, shift.convention, shift.phases, shift.moves), strides=(1,) * len(size)
+        shift=(kernel, dilation, convention, strides), strides=(1,) * len(size)
     )
     rewriter.replace(reader, *parts, moved, drop=(maker,))
     share = f"one in {math.prod(strides)}, phases: {len(phases)}"

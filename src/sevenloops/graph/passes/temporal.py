@@ -2,9 +2,12 @@
 
     Reshape (clips, frames, c, ...); Slices, Pads or zeros, Concats; Reshape back      -> Shift
 
-The batch holds the frames of clips. Whatever moves elements between the two reshapes is followed with the numbers of the
-elements, so the form does not matter: Paddle's pads time and takes three slices, mmaction2's joins slices with `x - x`, and
-assignments to slices have become concatenations before. Pixels of a frame stay together and are followed as one.
+The batch holds the frames of clips, one clip after the other. With `frames`, a clip is shifted as one image of `frames`
+rows, each with all pixels of a frame: a row is a step in time.
+
+Whatever moves elements between the two reshapes is followed with the numbers of the elements, so the form does not matter:
+Paddle's pads time and takes three slices, mmaction2's joins slices with `x - x`, and assignments to slices have become
+concatenations before. Pixels of a frame stay together and are followed as one.
 """
 
 from __future__ import annotations
@@ -53,14 +56,15 @@ def _replace(rewriter: Rewriter, node: Node, joined: Node) -> None:
     if shift is None:
         rewriter.missed(node, f"{joined.label} stays: it moves frames of {walk.source}, but is no shift of channels in time")
         return
-    new = Node("Shift", (walk.source,), node.outputs, {"moves": shift.moves, "frames": frames}, node.name, OWN)
+    attributes = {"kernel": shift.kernel, "dilation": shift.dilation, "convention": shift.convention, "frames": frames}
+    new = Node("Shift", (walk.source,), node.outputs, attributes, node.name, OWN)
     rewriter.replace(node, new)
     rewriter.made(node, f"{joined.label} is a shift in time, {shift.word()}, over {frames} frames")
 
 
 def _in_time(places: Array) -> list[int] | None:
     """By how many frames each channel of `places[clip, frame, channel]` moves; None where that is not all they do."""
-    clips, frames, channels = places.shape
+    _, frames, channels = places.shape
     here = np.arange(places.size).reshape(places.shape)
     inside = places != ZERO
     if not inside.any((0, 1)).all():
@@ -82,7 +86,7 @@ class _Walk:
     seen: dict[str, Array | None] = field(default_factory=dict)
 
     def places(self, name: str) -> Array | None:
-        """Which element of the source, counted without its pixels, each element is; `ZERO` for a zero; None where unknown."""
+        """Which element of the source each element is, pixels not counted; `ZERO` for a zero; None where unknown."""
         if name not in self.seen:
             if len(self.seen) >= MAX_VALUES:
                 return None

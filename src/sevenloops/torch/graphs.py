@@ -19,6 +19,7 @@ from ..errors import GraphError, Unsupported
 from ..graph.ir import OWN, Graph, Node
 from ..graph.shapes import infer
 from .drawing import Drawing
+from .export import traced
 from .graph_layers import RULES, weights_of
 from .nn import Shift2d, ShiftConv2d
 
@@ -66,15 +67,20 @@ def from_graph(
     return module
 
 
-def to_graph(module: torch.nn.Module) -> Graph:
-    """The graph that a module was made from, with the parameters and running statistics that it has now.
+def to_graph(module: torch.nn.Module, example: Any = None) -> Graph:
+    """The graph of a module with the parameters and running statistics that it has now, as it computes in `eval()`.
 
-    `save_onnx` of the result writes a model that `InferenceSession` and other engines run. Modules inside may have been
-    replaced by others with the same state (`accelerate` does so). Raises `GraphError` for a module that `from_graph` did
-    not make, and for one whose state is not complete or has other shapes.
+    `save_onnx` of the result writes a model that `InferenceSession` and other engines run. A module that `from_graph` made
+    gives the graph that it was made from; modules inside may have been replaced by others with the same state. Any other
+    module of the layers in `export.LAYERS` is traced, for which `example` is an input or its shape.
+
+    Raises `GraphError` where the state is not complete or has other shapes, or an example is missing; `Unsupported` for
+    what is not converted.
     """
     if ORIGIN not in getattr(module, "meta", {}):
-        raise GraphError(f"{type(module).__name__} was not made by from_graph; torch.onnx.export writes other modules")
+        if example is None:
+            raise GraphError(f"{type(module).__name__} was not made by from_graph: to_graph(module, example) traces it")
+        return traced(module, example)
     graph, names = module.meta[ORIGIN]
     tensors: dict[str, Any] = {**dict(module.named_parameters(remove_duplicate=False)), **_buffers(module)}
     constants = dict(graph.constants)

@@ -146,8 +146,9 @@ class Kernel:
         return arrays[-1]
 
     def once_at(self, x: int, weights: int, *others: int) -> None:
-        """As `once`, for addresses of dense arrays that the caller has checked: `x`, `weights`, those that the problem has of
-        `bias`, `residual` and `c`, and `out`. Raises `KernelError`.
+        """As `once`, for addresses of dense arrays that the caller has checked.
+
+        Those are `x`, `weights`, then what the problem has of `bias`, `residual` and `c`, then `out`. Raises `KernelError`.
         """
         if self._reads_as_stored:
             return self._run(x, weights, *others)
@@ -168,8 +169,12 @@ class Kernel:
         """As a call, for addresses that the caller has checked, in the order of `once_at`. Raises as a call does."""
         self._run(x, address(self._unpacked(packed)), *others)
 
+    def takes(self, packed: Packed) -> bool:
+        """Whether this kernel reads weights as another has packed them, perhaps for another batch size."""
+        return packed.layout == self._layout
+
     def _unpacked(self, packed: Packed) -> Array:
-        if not isinstance(packed, Packed) or packed.layout != self._layout:
+        if not isinstance(packed, Packed) or not self.takes(packed):
             raise ArrayError(f"{self._names[1]} must come from this kernel's pack(); got {_describe(packed)}")
         return packed.array
 

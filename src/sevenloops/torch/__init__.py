@@ -1,6 +1,7 @@
 """sevenloops under PyTorch: operators with gradients, modules, and what replaces those of a model. Needs PyTorch."""
 
 from . import nn
+from .accelerate import accelerate, restore
 from .functional import (
     conv1d,
     conv2d,
@@ -15,6 +16,7 @@ from .functional import (
 from .graphs import from_graph, to_graph
 
 __all__ = [
+    "accelerate",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -24,6 +26,7 @@ __all__ = [
     "from_graph",
     "linear",
     "nn",
+    "restore",
     "shift2d",
     "shift_conv2d",
     "to_graph",

@@ -11,6 +11,7 @@ double backward needs no operator of its own. All three take the same further ar
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,22 +19,18 @@ from typing import Any
 import torch
 
 from .. import records
-from ..errors import ArrayError, DtypeError
+from ..errors import DtypeError
 from ..recent import Recent
 from .operator import Operator, Saved, Tensors
+from .sums import CHANNEL_SUM
 
-__all__ = ["Bilinear", "check_dtype", "threads"]
+__all__ = ["Bilinear", "check_dtype"]
 
 Tensor = Any
 #: An operator prepared for shapes: it takes tensors of these shapes and returns the result.
 Call = Callable[..., Tensor]
 #: (shape of x, shape of w, dtype, whether there is a bias, threads, further arguments) -> the prepared operator.
 Prepare = Callable[..., Call]
-
-
-def threads() -> int:
-    """How many threads a kernel takes: `torch.get_num_threads()`; kernels never take more than the process may use."""
-    return torch.get_num_threads()
 
 
 def check_dtype(*tensors: Tensor) -> str:
@@ -49,11 +46,16 @@ def check_dtype(*tensors: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Bilinear:
-    """The three operators of one layer."""
+    """The three operators of one layer.
+
+    `prepared(x, weight, bias, *tail)` is the call behind `forward` for weights that stay: a `Prepared`, whose `kernel` packs
+    them once, except for an empty batch.
+    """
 
     forward: Operator
     input_gradient: Operator
     weight_gradient: Operator
+    prepared: Callable[..., Any]
 
     @classmethod
     def register(
@@ -80,7 +82,7 @@ class Bilinear:
             return (
                 self.input_gradient(g, w, s.shapes[0], *tail) if s.needs[0] else None,
                 self.weight_gradient(g, x, s.shapes[1], *tail) if s.needs[1] else None,
-                g.sum([axis for axis in range(g.dim()) if axis != channel_axis % g.dim()]) if s.needs[2] else None,
+                CHANNEL_SUM(g, channel_axis % g.dim()) if s.needs[2] else None,
             )
 
         def of_input_gradient(g: Tensor, s: Saved) -> Tensors:
@@ -97,34 +99,44 @@ class Bilinear:
                 self.input_gradient(dy, g, s.shapes[1], *tail) if s.needs[1] else None,
             )
 
-        def of_weights(like: Tensor, x: Tensor, size: Any, *args: Any) -> Tensor:
-            return like.new_empty(size)
-
         more = f", {tail}" if tail else ""
+        of_x = lambda x, w, bias: (x.shape, w.shape)  # noqa: E731
         forward = Operator(
-            f"{name}(Tensor x, Tensor weight, Tensor? bias{more}) -> Tensor",
-            _kernel(prepare[0], lambda x, w, bias: (x.shape, w.shape)), fake, gradients,
-        )  # fmt: skip
+            f"{name}(Tensor x, Tensor weight, Tensor? bias{more}) -> Tensor", _kernel(prepare[0], of_x), fake, gradients
+        )
         input_gradient = Operator(
             f"{name}_input_gradient(Tensor dy, Tensor weight, SymInt[] size{more}) -> Tensor",
-            _kernel(prepare[1], lambda dy, w, size: (tuple(size), w.shape)),
-            lambda dy, weight, size, *args: empty(dy, size), of_input_gradient,
-        )  # fmt: skip
+            _kernel(prepare[1], lambda dy, w, size: (size, w.shape)),
+            lambda dy, weight, size, *args: empty(dy, size),
+            of_input_gradient,
+        )
         weight_gradient = Operator(
             f"{name}_weight_gradient(Tensor dy, Tensor x, SymInt[] size{more}) -> Tensor",
-            _kernel(prepare[2], lambda dy, x, size: (x.shape, tuple(size))), of_weights, of_weight_gradient,
-        )  # fmt: skip
-        self = cls(forward, input_gradient, weight_gradient)
+            _kernel(prepare[2], lambda dy, x, size: (x.shape, size)),
+            lambda dy, x, size, *args: dy.new_empty(size),
+            of_weight_gradient,
+        )
+        constant = functools.partial(prepare[0], weights="constant")
+        self = cls(forward, input_gradient, weight_gradient, _finder(constant, of_x))
         return self
 
 
 def _kernel(prepare: Prepare, shapes: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
-    """The kernel of one of the three for CPU tensors: finds what was prepared for such a call, or prepares it."""
-    prepared: Recent[Any, Call] = Recent()
+    """The kernel of one of the three for CPU tensors."""
+    find = _finder(prepare, shapes)
 
     def kernel(a: Tensor, b: Tensor, third: Any, *tail: Any) -> Tensor:
+        return find(a, b, third, *tail)(a, b, third if isinstance(third, torch.Tensor) else None)
+
+    return kernel
+
+
+def _finder(prepare: Prepare, shapes: Callable[..., tuple[Any, Any]]) -> Callable[..., Call]:
+    """Finds what was prepared for a call with such arguments, or prepares it."""
+    prepared: Recent[Any, Call] = Recent()
+
+    def find(a: Tensor, b: Tensor, third: Any, *tail: Any) -> Call:
         bias = third if isinstance(third, torch.Tensor) else None
-        tail = tuple(tuple(value) if isinstance(value, list) else value for value in tail)
         x_shape, w_shape = shapes(a, b, third)
         n_threads = torch.get_num_threads()
         of_bias = None if bias is None else (bias.shape, bias.dtype)
@@ -134,6 +146,6 @@ def _kernel(prepare: Prepare, shapes: Callable[..., tuple[Any, Any]]) -> Callabl
             dtype = check_dtype(a, b, bias)
             call = prepare(tuple(x_shape), tuple(w_shape), tuple(a.shape), dtype, bias, n_threads, *tail)
             prepared.keep(key, call)
-        return call(a, b, bias)
+        return call
 
-    return kernel
+    return find

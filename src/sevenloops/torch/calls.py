@@ -1,13 +1,14 @@
 """Kernels prepared for tensors of fixed shapes: what is left to do in a call is to hand over addresses.
 
-`forward`, `input_gradient` and `weight_gradient` take a problem and return a function of tensors `(n, c, *spatial)`. Its
+`convolution`, `input_gradient` and `weight_gradient` take a problem and return a function of tensors `(n, c, *spatial)`. Its
 arguments may lie in memory in any way; its results are channels last, gradients of weights contiguous.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from ..adjoint import WeightGradient, adjoint, beyond
 from ..compile import Kernel, Packed, compile, resolve_threads
 from ..compile.gradient import compile_gradient
 from ..errors import ArrayError, KernelError
-from ..problem import ConvProblem
+from ..problem import ConvProblem, GemmProblem, Problem
 from .layout import channels_last, strides_of
 
-__all__ = ["Forward", "check_shape", "forward", "input_gradient", "nchw", "weight_gradient"]
+__all__ = ["Call", "Prepared", "check_shape", "convolution", "input_gradient", "nchw", "product", "weight_gradient"]
 
 Tensor = Any
 Call = Callable[..., Tensor]
@@ -36,16 +37,20 @@ def check_shape(name: str, given: Any, wanted: tuple[int, ...]) -> None:
         raise ArrayError(f"{name} must have shape {wanted}, got {tuple(given)}")
 
 
-class Forward:
-    """A convolution of given shapes: `(x, weight, bias) -> y`."""
+class Prepared:
+    """A kernel with weights for given shapes: `(x, weight, bias) -> y`, packing the weights in each call.
 
-    def __init__(self, problem: ConvProblem, threads: int, weights: str = "varying") -> None:
-        self.threads = resolve_threads(threads)
-        self.kernel: Kernel = compile(problem, threads=self.threads, weights=weights)
-        self.shape = nchw(problem.y_shape)
-        self.strides = strides_of(self.shape)
+    `layout` brings `x` into the kernel's order in memory; the result has the shape and strides given.
+    """
+
+    def __init__(
+        self, problem: Problem, threads: int, weights: str, layout: Call, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> None:
+        self.kernel: Kernel = compile(problem, threads=threads, weights=weights)
+        self.layout, self.shape, self.strides = layout, shape, strides
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute; raises `KernelError`."""
         weight = weight.contiguous()
         return self._run(self.kernel.once_at, x, weight.data_ptr(), bias)
 
@@ -54,7 +59,7 @@ class Forward:
         return self._run(self.kernel.call_at, x, packed, bias)
 
     def _run(self, run: Callable[..., None], x: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
-        x = channels_last(x, self.threads)
+        x = self.layout(x)
         y = torch.empty_strided(self.shape, self.strides, dtype=x.dtype)
         if bias is None:
             run(x.data_ptr(), weight, y.data_ptr())
@@ -64,9 +69,22 @@ class Forward:
         return y
 
 
+def convolution(problem: ConvProblem, threads: int, weights: str = "varying") -> Prepared:
+    """A convolution of given shapes: `(x, weight, bias) -> y`; `weights` as in `sevenloops.compile`."""
+    n_threads, shape = resolve_threads(threads), nchw(problem.y_shape)
+    layout = functools.partial(channels_last, threads=n_threads)
+    return Prepared(problem, n_threads, weights, layout, shape, strides_of(shape))
+
+
+def product(problem: GemmProblem, threads: int, shape: tuple[int, ...], weights: str = "varying") -> Prepared:
+    """A matrix product `(a, b, bias) -> y` of a shape; operands as they are stored, leading axes merged into rows."""
+    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return Prepared(problem, resolve_threads(threads), weights, lambda a: a.contiguous(), shape, strides)
+
+
 def input_gradient(problem: ConvProblem, threads: int) -> Call:
     """The gradient of the input: `(dy, weight, None) -> dx`."""
-    back = Forward(adjoint(problem), threads)
+    back = convolution(adjoint(problem), threads)
     cut = beyond(problem)
     if not any(cut):
         return back

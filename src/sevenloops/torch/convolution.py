@@ -19,7 +19,7 @@ from ..epilogue import Epilogue
 from ..errors import ArrayError
 from ..problem import ConvProblem
 from .bilinear import Bilinear
-from .calls import Call, Forward, check_shape, input_gradient, nchw, weight_gradient
+from .calls import Call, check_shape, convolution, input_gradient, nchw, weight_gradient
 from .layout import empty
 
 __all__ = ["CONVOLUTION", "conv_out_shape", "conv_problem"]
@@ -62,13 +62,15 @@ def conv_problem(
     return problem
 
 
-def _forward(x: Shape, w: Shape, given: Shape, dtype: str, bias: Tensor | None, threads: int, *tail: Any) -> Call:
+def _forward(
+    x: Shape, w: Shape, given: Shape, dtype: str, bias: Tensor | None, threads: int, *tail: Any, weights: str = "varying"
+) -> Call:
     problem = conv_problem(max(x[:1], (1,)) + x[1:], w, bias is not None, dtype, *tail)
     if bias is not None:
         check_shape("bias", bias.shape, problem.y_shape[-1:])
     if not x[0]:
         return lambda x, weight, bias: empty(x, (0, *nchw(problem.y_shape)[1:]))
-    return Forward(problem, threads)
+    return convolution(problem, threads, weights)
 
 
 def _input_gradient(x: Shape, w: Shape, given: Shape, dtype: str, bias: None, threads: int, *tail: Any) -> Call:

@@ -22,7 +22,7 @@ from .shifting import SHIFT, SHIFT_CONVOLUTION
 
 __all__ = [
     "conv1d", "conv2d", "conv3d", "conv_tail", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear",
-    "shift2d", "shift_conv2d",
+    "named_padding", "shift2d", "shift_conv2d",
 ]  # fmt: skip
 
 Tensor = Any
@@ -104,8 +104,8 @@ def shift_conv2d(
 ) -> Tensor:  # fmt: skip
     """`conv2d(shift2d(x, kernel_size, dilation, convention), weight, bias, stride)` in one step.
 
-    `weight` is `(oc, c, 1, 1)`. The shifted tensor is not stored, neither here nor for the backward pass, which keeps `x` and
-    `weight` alone. Errors as `shift2d`.
+    `weight` is `(oc, c, 1, 1)`. The shifted tensor is not stored, neither here nor for the backward pass, which
+    needs only `x` and `weight`. Errors as `shift2d`.
     """
     return SHIFT_CONVOLUTION.forward(x, weight, bias, *shift_tail(kernel_size, dilation, convention, stride))
 
@@ -119,16 +119,17 @@ def _conv(
             raise ArrayError(f"x must have {rank + 2} axes, or {rank + 1} without the batch, got shape {tuple(x.shape)}")
         return _conv(rank, x[None], weight, bias, stride, padding, dilation, transposed, output_padding, groups)[0]
     if isinstance(padding, str):
-        padding = _named_padding(padding, weight.shape[2:], stride, dilation, transposed)
+        if transposed:
+            raise ProblemError(f"padding of a transposed convolution must be numbers, got {padding!r}")
+        padding = named_padding(padding, weight.shape[2:], stride, dilation)
     tail = conv_tail(rank, stride, padding, dilation, transposed, output_padding, groups)
     return CONVOLUTION.forward(x, weight, bias, *tail)
 
 
-def _named_padding(name: str, kernel: Any, stride: Any, dilation: Any, transposed: bool) -> Any:
-    """`"same"` and `"valid"` as pairs, the odd element of padding at the end."""
-    if name not in ("same", "valid") or transposed:
-        known = "numbers" if transposed else '"same", "valid" or numbers'
-        raise ProblemError(f"padding must be {known}, got {name!r}")
+def named_padding(name: str, kernel: Any, stride: Any, dilation: Any) -> Any:
+    """`"same"` and `"valid"` as pairs, the odd element of padding at the end; raises `ProblemError`."""
+    if name not in ("same", "valid"):
+        raise ProblemError(f'padding must be "same", "valid" or numbers, got {name!r}')
     if name == "valid":
         return 0
     if set(as_tuple("stride", stride, len(kernel), 1)) != {1}:

@@ -18,13 +18,14 @@ import torch
 from torch._C import (
     DispatchKey,
     _any_requires_grad,
+    _are_functorch_transforms_active,
     _AutoDispatchBelowAutograd,
     _dispatch_keys,
     _dispatch_tls_is_dispatch_key_excluded,
     _dispatch_tls_local_include_set,
 )
 
-__all__ = ["LIBRARY", "Gradients", "Operator", "Saved"]
+__all__ = ["LIBRARY", "Gradients", "Operator", "Saved", "hashable", "is_plain"]
 
 Tensor = Any
 Tensors = tuple[Any, ...]
@@ -82,10 +83,13 @@ class Operator:
         self.name = schema.partition("(")[0]
         self.kernel = kernel
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(self.name, kernel, "CPU")
+        LIBRARY.impl(self.name, lambda *args: kernel(*hashable(args)), "CPU")
         torch.library.register_fake(f"sevenloops::{self.name}", fake, lib=LIBRARY)
         self.op = getattr(torch.ops.sevenloops, self.name).default
-        self.function = _function(self.name, gradients, operands)
+        node = _Node(self, gradients, operands)
+        self.function, self.transformed = node.function(), node.transformed()
+        # `apply` without what Python does in it for functorch, half of its time.
+        self._apply = torch._C._FunctionBase.__dict__["apply"].__get__(None, self.function)
         LIBRARY.impl(self.name, self._autograd, "Autograd", with_keyset=True)
 
     def _autograd(self, keyset: Any, *args: Any) -> Tensor:
@@ -97,15 +101,21 @@ class Operator:
                 return self.op.redispatch(below, *args)
 
         if torch.is_grad_enabled() and _any_requires_grad(*args):
-            return self.function.apply(run, *args)
+            return self.function.apply(run, *hashable(args))
         return run(*args)
 
     def __call__(self, *args: Any) -> Tensor:
+        """As `torch.ops.sevenloops.NAME`; the arguments behind the tensors must be tuples, not lists."""
         if torch.compiler.is_compiling() or not is_plain(args):
-            return self.op(*args)
-        if torch.is_grad_enabled() and _any_requires_grad(*args):
-            return self.function.apply(self.kernel, *args)
+            return self.transformed.apply(*args) if _are_functorch_transforms_active() else self.op(*args)
+        if torch.is_grad_enabled() and _any_requires_grad(*args[:3]):
+            return self._apply(self.kernel, *args)
         return self.kernel(*args)
+
+
+def hashable(args: Sequence[Any]) -> list[Any]:
+    """The dispatcher hands over lists, and kernels are looked up by these arguments."""
+    return [tuple(arg) if isinstance(arg, list) else arg for arg in args]
 
 
 def is_plain(args: Sequence[Any]) -> bool:
@@ -113,23 +123,59 @@ def is_plain(args: Sequence[Any]) -> bool:
     watched = _WATCHERS().raw_repr()
     if watched != _INFERENCE[0] and (watched != _USUAL[0] or _dispatch_tls_is_dispatch_key_excluded(_AUTOGRAD)):
         return False
-    return all(_dispatch_keys(arg).raw_repr() in _PLAIN for arg in args[:3] if isinstance(arg, torch.Tensor))
+    for arg in args[:3]:  # noqa: SIM110  # a generator takes longer than what it does
+        if isinstance(arg, torch.Tensor) and _dispatch_keys(arg).raw_repr() not in _PLAIN:
+            return False
+    return True
 
 
-def _function(name: str, gradients: Gradients, operands: int) -> Any:
-    """The node of the autograd graph."""
+class _Node:
+    """The forward and backward passes of an operator as nodes of the autograd graph, for `torch.autograd.Function`."""
 
-    def forward(ctx: Any, run: Callable[..., Tensor], *args: Any) -> Tensor:
-        needs = ctx.needs_input_grad[1:]
-        ctx.shapes, ctx.tail = tuple(arg.shape for arg in args[:operands]), args[operands:]
-        if operands == 2:
+    def __init__(self, operator: Operator, gradients: Gradients, operands: int) -> None:
+        self.operator, self.gradients, self.operands = operator, gradients, operands
+
+    def function(self) -> Any:
+        """The quick one, whose first argument is what computes: the kernel, or what lies below autograd."""
+
+        def forward(ctx: Any, run: Callable[..., Tensor], *args: Any) -> Tensor:
+            self._save(ctx, args, ctx.needs_input_grad[1:])
+            return run(*args)
+
+        def backward(ctx: Any, g: Tensor) -> Tensors:
+            return (None, *self._gradients(ctx, g, ctx.needs_input_grad[1:]))
+
+        return self._type(forward=forward, backward=backward)
+
+    def transformed(self) -> Any:
+        """The one that `torch.func` can take apart; under `vmap` it computes one after the other."""
+
+        def setup_context(ctx: Any, inputs: Tensors, output: Tensor) -> None:
+            self._save(ctx, inputs, ctx.needs_input_grad)
+
+        def backward(ctx: Any, g: Tensor) -> Tensors:
+            return self._gradients(ctx, g, ctx.needs_input_grad)
+
+        def vmap(info: Any, in_dims: Tensors, *args: Any) -> tuple[Tensor, int]:
+            def of(index: int) -> Tensors:
+                return tuple(arg.select(dim, index) if isinstance(dim, int) else arg for arg, dim in zip(args, in_dims))
+
+            return torch.stack([self.operator(*of(index)) for index in range(info.batch_size)]), 0
+
+        return self._type(forward=self.operator.op, setup_context=setup_context, backward=backward, vmap=vmap)
+
+    def _type(self, **members: Any) -> Any:
+        methods = {name: staticmethod(member) for name, member in members.items()}
+        return type(f"sevenloops_{self.operator.name}", (torch.autograd.Function,), methods)
+
+    def _save(self, ctx: Any, args: Tensors, needs: Sequence[bool]) -> None:
+        ctx.tail = args[self.operands :]
+        if self.operands == 2:
+            ctx.shapes = (args[0].shape, args[1].shape)
             ctx.save_for_backward(args[0] if needs[1] else None, args[1] if needs[0] else None)
-        return run(*args)
+        else:
+            ctx.shapes = (args[0].shape,)
 
-    def backward(ctx: Any, g: Tensor) -> Tensors:
-        needs = ctx.needs_input_grad[1:]
-        found = gradients(g, Saved(ctx.saved_tensors, ctx.shapes, ctx.tail, needs))
-        return (None, *found, *(None,) * (len(needs) - len(found)))
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(f"Sevenloops_{name}", (torch.autograd.Function,), members)
+    def _gradients(self, ctx: Any, g: Tensor, needs: Sequence[bool]) -> Tensors:
+        found = self.gradients(g, Saved(ctx.saved_tensors, ctx.shapes, ctx.tail, needs))
+        return (*found, *(None,) * (len(needs) - len(found)))

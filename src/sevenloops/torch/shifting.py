@@ -20,7 +20,7 @@ from ..problem import ConvProblem
 from ..recent import Recent
 from ..shift import Shift
 from .bilinear import Bilinear, check_dtype
-from .calls import Call, Forward, check_shape, input_gradient, nchw, weight_gradient
+from .calls import Call, check_shape, convolution, input_gradient, nchw, weight_gradient
 from .layout import channels_last, empty
 from .operator import Operator, Saved, Tensors
 
@@ -65,7 +65,6 @@ _shifts: Recent[Any, Call] = Recent()
 
 
 def _shift(x: Tensor, size: Any, back: bool, *tail: Any) -> Tensor:
-    tail = tuple(tuple(value) if isinstance(value, list) else value for value in tail)
     key = (tuple(size), x.dtype, torch.get_num_threads(), back, tail)
     call = _shifts.find(key) or _shifts.keep(key, _moved(key[0], back, check_dtype(x), key[2], *tail))
     return call(x)
@@ -96,18 +95,22 @@ SHIFT_BACK = Operator(
 def _problem(x: Shape, w: Shape, dtype: str, bias: bool, shift: Shift | None, stride: Any) -> ConvProblem:
     if len(x) != 4 or w[1:] != (x[1], 1, 1):
         raise ArrayError(f"shift_conv2d needs x[n, c, h, w] and weight[oc, c, 1, 1], got shapes {x} and {w}")
-    sizes = {"batch": max(x[0], 1), "in_channels": x[1], "in_size": x[2:], "out_channels": w[0], "kernel": (1, 1)}
-    return ConvProblem(**sizes, stride=stride, epilogue=Epilogue(bias), dtype=dtype, shift=shift)
+    return ConvProblem(
+        batch=max(x[0], 1), in_channels=x[1], in_size=x[2:], out_channels=w[0], kernel=(1, 1), stride=stride,
+        epilogue=Epilogue(bias), dtype=dtype, shift=shift,
+    )  # fmt: skip
 
 
-def _forward(x: Shape, w: Shape, given: Shape, dtype: str, bias: Tensor | None, threads: int, *tail: Any) -> Call:
+def _forward(
+    x: Shape, w: Shape, given: Shape, dtype: str, bias: Tensor | None, threads: int, *tail: Any, weights: str = "varying"
+) -> Call:
     kernel, dilation, convention, stride = tail
     problem = _problem(x, w, dtype, bias is not None, Shift(kernel, dilation, convention).of_rank(2), stride)
     if bias is not None:
         check_shape("bias", bias.shape, w[:1])
     if not x[0]:
         return lambda x, weight, bias: empty(x, (0, *nchw(problem.y_shape)[1:]))
-    return Forward(problem, threads)
+    return convolution(problem, threads, weights)
 
 
 def _input_gradient(x: Shape, w: Shape, dy: Shape, dtype: str, bias: None, threads: int, *tail: Any) -> Call:

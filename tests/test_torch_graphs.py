@@ -18,7 +18,7 @@ from sevenloops.graph.evaluate import evaluate
 from sevenloops.models import ZOO, build
 
 torch = pytest.importorskip("torch", reason="graphs as modules of PyTorch need PyTorch")
-from sevenloops.torch import from_graph, to_graph  # noqa: E402
+from sevenloops.torch import accelerate, from_graph, to_graph  # noqa: E402
 from sevenloops.torch.nn import Shift2d, ShiftConv2d  # noqa: E402
 
 F = torch.nn.functional
@@ -110,7 +110,10 @@ def exported() -> Graph:
 
 
 def train(model: Any, x: Any, steps: int = 3) -> list[float]:
-    """A few steps of regression to something; the module may return several tensors."""
+    """A few steps of regression to something; the module may return several tensors, and drops nothing."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     optimiser = torch.optim.SGD(model.parameters(), lr=0.003)
     losses = []
     for _ in range(steps):
@@ -174,7 +177,7 @@ def test_training_and_evaluation_differ() -> None:
         Node("BatchNormalization", ("an input/0", "one", "one", "m", "v"), ("n",), {"momentum": 0.75}, "bn"),
         Node("Dropout", ("n", "ratio"), ("y",), {}, "drop"),
     ]
-    model = from_graph(raw(nodes, {**statistics, "ratio": np.array(0.25, np.float32)}, ("N", 3, 2, 2), "y"))
+    model: Any = from_graph(raw(nodes, {**statistics, "ratio": np.array(0.25, np.float32)}, ("N", 3, 2, 2), "y"))
     assert model.bn.momentum == 0.25 and model.drop.p == 0.25
     torch.manual_seed(0)
     y = model.train()(torch.from_numpy(x)).detach()
@@ -216,6 +219,15 @@ REFUSED = [
 def test_what_pytorch_computes_differently_is_refused(graph: Graph, message: str) -> None:
     with pytest.raises(Unsupported, match=message):
         from_graph(graph)
+
+
+def test_an_accelerated_module_goes_back() -> None:
+    model = from_graph(build("lenet5"))
+    x = torch.from_numpy(random(2, 1, 28, 28))
+    assert accelerate(model).replaced
+    assert (losses := train(model, x))[-1] < losses[0]
+    (found,) = InferenceSession(to_graph(model)).run(None, {"input": x.numpy()})
+    np.testing.assert_allclose(found, model.eval()(x).detach().numpy(), atol=1e-5)
 
 
 def test_what_does_not_go_back() -> None:

@@ -237,7 +237,7 @@ def permuted(model: Any, source: str, target: str) -> Any:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for at in (1, 2):
         channels = state[f"{at}.bn1.weight"].shape[0]
-        moves = [channel_offsets(Shift(3, 1, kind).of_rank(2), channels) for kind in (source, target)]
+        moves = [channel_offsets(Shift((3,), (1,), kind).of_rank(2), channels) for kind in (source, target)]
         order = np.empty(channels, int)  # channel order[i] of the other network moves as channel i of this one
         order[np.lexsort(np.array(moves[1]).T)] = np.lexsort(np.array(moves[0]).T)
         for name in ("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):

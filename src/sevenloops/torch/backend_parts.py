@@ -48,10 +48,10 @@ def cut(module: Any, static: Sequence[int], options: Mapping[str, Any]) -> tuple
     placeholders = list(module.graph.find_nodes(op="placeholder"))
     weights = {placeholders[at] for at in static} | set(module.graph.find_nodes(op="get_attr"))
     left = {node: reason for node in nodes if (reason := _reason(node))}
-    while found := _not_lowered(_by_level(nodes, left), weights):
+    while found := _not_lowered(_by_level(nodes, left, weights), weights):
         left.update(found)
     leftovers = [Leftover(_op(node), node.name, reason) for node, reason in left.items() if _counts(node)]
-    return *_assembled(module, _by_level(nodes, left), weights, options), leftovers
+    return *_assembled(module, _by_level(nodes, left, weights), weights, options), leftovers
 
 
 def _reason(node: Any) -> str:
@@ -67,19 +67,39 @@ def _counts(node: Any) -> bool:
     return node.target is not operator.getitem and isinstance(node.meta.get("val"), (torch.Tensor, tuple, list))
 
 
-def _by_level(nodes: Iterable[Any], left: Mapping[Any, str]) -> dict[int, list[Any]]:
+def _by_level(nodes: Sequence[Any], left: Mapping[Any, str], weights: set[Any]) -> dict[int, list[Any]]:
     """Nodes that run one after the other, in parts with the number of their turn: odd ones are computed here.
 
-    A node has the number of the last of its inputs, or the next one where that is of the other kind.
+    A node has the number of the last of its inputs, or the next one where that is of the other kind. What depends on weights
+    alone belongs to every part that reads it, so that it is computed once, as the weights are packed.
     """
+    fixed: set[Any] = set()
     levels: dict[Any, int] = {}
-    found: dict[int, list[Any]] = {}
     for node in nodes:
+        if node not in left and all(value in weights or value in fixed for value in node.all_input_nodes):
+            fixed.add(node)
+            continue
         kind = 0 if node in left else 1
         before = max((levels[value] for value in node.all_input_nodes if value in levels), default=kind)
         levels[node] = before + (before + kind) % 2
-        found.setdefault(levels[node], []).append(node)
-    return dict(sorted(found.items()))
+    found: dict[int, list[Any]] = {0: []}
+    for node, level in levels.items():
+        found.setdefault(level, []).append(node)
+    outside = [node for node in fixed if any(user.op == "output" for user in node.users)]
+    found[0] = [*outside, *found[0]]
+    eager = [node for level, part in found.items() if level % 2 == 0 for node in part]
+    found[0] = [node for node in _with_fixed(eager, fixed, nodes) if node in fixed or levels[node] == 0]
+    return {level: part if not level % 2 else _with_fixed(part, fixed, nodes) for level, part in sorted(found.items())}
+
+
+def _with_fixed(part: Sequence[Any], fixed: set[Any], nodes: Sequence[Any]) -> list[Any]:
+    """Nodes, and those of `fixed` that they depend on, in their order."""
+    wanted, waiting = set(part), list(part)
+    while waiting:
+        new = [value for value in waiting.pop().all_input_nodes if value in fixed and value not in wanted]
+        wanted.update(new)
+        waiting += new
+    return [node for node in nodes if node in wanted]
 
 
 def _inputs(nodes: Sequence[Any]) -> list[Any]:
@@ -87,13 +107,21 @@ def _inputs(nodes: Sequence[Any]) -> list[Any]:
     return [v for v in dict.fromkeys(value for node in nodes for value in node.all_input_nodes) if v not in inside]
 
 
-def _outputs(nodes: Sequence[Any]) -> list[Any]:
-    """What is read outside of a part; of tuples that is their elements, which are nodes of the same part."""
-    inside = set(nodes)
-    return [node for node in nodes if any(user not in inside for user in node.users)]
+def _outputs(nodes: Sequence[Any], weights: set[Any]) -> list[Any]:
+    """What is read outside of a part; of tuples that is their elements, which are nodes of the same part.
+
+    What depends on weights alone is in every part that reads it.
+    """
+    inside, fixed, found = set(nodes), set(weights), list[Any]()
+    for node in nodes:
+        if all(value in fixed for value in node.all_input_nodes):
+            fixed.add(node)
+        elif any(user not in inside for user in node.users):
+            found.append(node)
+    return found
 
 
-def _graph(nodes: Sequence[Any], constants: Mapping[Any, Array]) -> Graph:
+def _graph(nodes: Sequence[Any], outputs: Sequence[Any], constants: Mapping[Any, Array]) -> Graph:
     """The graph of a part: inputs `in{i}` and outputs `out{i}` have their axes in the order of PyTorch's memory."""
     translation = Translation("part")
     for at, value in enumerate(_inputs(nodes)):
@@ -103,7 +131,7 @@ def _graph(nodes: Sequence[Any], constants: Mapping[Any, Array]) -> Graph:
             translation.input(value, f"in{at}", order_of(value.meta["val"]))
     for node in nodes:
         translate(translation, node)
-    return translation.graph([(node, order_of(node.meta["val"])) for node in _outputs(nodes)])
+    return translation.graph([(node, order_of(node.meta["val"])) for node in outputs])
 
 
 def _not_lowered(by_level: Mapping[int, Sequence[Any]], weights: set[Any]) -> dict[Any, str]:
@@ -124,7 +152,7 @@ def _refused(nodes: Sequence[Any], weights: set[Any]) -> dict[Any, str]:
     """What of a part would run in Python, or has another size than PyTorch says. Nothing is compiled to find that out."""
     unknown = {v: np.broadcast_to(np.float32(np.nan), shape_of(v)) for v in _inputs(nodes) if v in weights}
     try:
-        sized = infer(_graph(nodes, unknown))
+        sized = infer(_graph(nodes, _outputs(nodes, weights), unknown))
         steps = lower(sized, optimise).steps
     except SevenLoopsError as error:
         return dict.fromkeys(nodes, f"the part that it is in is not compiled: {error}")
@@ -158,9 +186,9 @@ def _assembled(
             for node in nodes:
                 new[node] = graph.node_copy(node, new.__getitem__)
             continue
-        inputs, outputs = _inputs(nodes), _outputs(nodes)
+        inputs, outputs = _inputs(nodes), _outputs(nodes, weights)
         part = Part(
-            _maker(nodes, [value for value in inputs if value in weights]),
+            _maker(nodes, outputs, [value for value in inputs if value in weights]),
             [None if value in weights else value.meta["val"] for value in inputs],
             [node.meta["val"] for node in outputs],
             options,
@@ -173,5 +201,5 @@ def _assembled(
     return torch.fx.GraphModule(attributes, graph), parts
 
 
-def _maker(nodes: Sequence[Any], weights: Sequence[Any]) -> Callable[[Sequence[Array]], Graph]:
-    return lambda arrays: _graph(nodes, dict(zip(weights, arrays)))
+def _maker(nodes: Sequence[Any], outputs: Sequence[Any], weights: Sequence[Any]) -> Callable[[Sequence[Array]], Graph]:
+    return lambda arrays: _graph(nodes, outputs, dict(zip(weights, arrays)))

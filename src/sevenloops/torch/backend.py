@@ -21,6 +21,7 @@ from ..errors import FallbackWarning
 from .backend_kept import keep
 from .backend_parts import cut
 from .backend_report import BackendReport, GraphReport
+from .backend_sizes import BySize, has_open_sizes
 
 __all__ = ["backend", "explain_backend"]
 
@@ -42,6 +43,8 @@ def _compiled(module: Any, inputs: Sequence[Any], options: Mapping[str, Any], te
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise ValueError(f"there is no option {unknown[0]!r}; the options are {', '.join(OPTIONS)}")
+    if has_open_sizes(inputs):
+        return BySize(module, lambda module, inputs: _compiled(module, inputs, options, tell))
 
     def inference(module: Any, inputs: Sequence[Any]) -> Any:
         context = TracingContext.try_get()

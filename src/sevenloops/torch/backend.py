@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from functorch.compile import make_boxed_func
+from functorch.compile import default_partition, make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 
@@ -22,19 +22,23 @@ from .backend_kept import keep
 from .backend_parts import cut
 from .backend_report import BackendReport, GraphReport
 from .backend_sizes import BySize, has_open_sizes
+from .backend_training import replace_layers
 
 __all__ = ["backend", "explain_backend"]
 
 log = logging.getLogger("sevenloops.torch")
 Tell = Callable[[GraphReport], None]
-#: Options of `torch.compile` that are for us, and go to `InferenceSession`.
-OPTIONS = ("accuracy", "threads")
+#: Options that go to `InferenceSession`.
+SESSION_OPTIONS = ("accuracy", "threads")
+OPTIONS = (*SESSION_OPTIONS, "compare")
 
 
 def backend(module: Any, inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, **_: Any) -> Any:
     """Compile a graph of Dynamo; for `torch.compile(model, backend=...)`.
 
-    `options` may have `accuracy` and `threads`, as `sevenloops.InferenceSession` takes them.
+    `options` may have, for inference, `accuracy` and `threads`, as `sevenloops.InferenceSession` takes them; for training
+    `compare`: by default the convolutions of a new graph are timed with our kernels and with PyTorch's, and the faster one is
+    taken; with False all that can be are ours.
     """
     return _compiled(module, inputs, options or {}, _warn)
 
@@ -49,14 +53,27 @@ def _compiled(module: Any, inputs: Sequence[Any], options: Mapping[str, Any], te
     def inference(module: Any, inputs: Sequence[Any]) -> Any:
         context = TracingContext.try_get()
         static = context.fw_metadata.static_input_indices if context and context.fw_metadata else ()
-        whole, parts, leftovers = cut(module, static, options)
+        whole, parts, leftovers = cut(module, static, {name: options[name] for name in SESSION_OPTIONS if name in options})
         tell(GraphReport("inference", _count(module), len(parts), tuple(leftovers)))
         return make_boxed_func(whole.forward)
 
+    def training(kind: str) -> Callable[[Any, Sequence[Any]], Any]:
+        def compiled(module: Any, inputs: Sequence[Any]) -> Any:
+            context = TracingContext.try_get()
+            outputs = context.fw_metadata.num_forward if kind == "forward" and context and context.fw_metadata else 0
+            replaced = replace_layers(module, outputs, options.get("compare", True))
+            tell(GraphReport(kind, _count(module), replaced.layers, replaced.leftovers))
+            return make_boxed_func(module.forward)
+
+        return compiled
+
     if not torch.is_grad_enabled():
         module = keep(module)
-    nothing = lambda module, inputs: make_boxed_func(module.forward)  # noqa: E731
-    return aot_autograd(fw_compiler=nothing, bw_compiler=nothing, inference_compiler=inference)(module, inputs)
+    whole = aot_autograd(
+        fw_compiler=training("forward"), bw_compiler=training("backward"), inference_compiler=inference,
+        partition_fn=default_partition,
+    )  # fmt: skip
+    return whole(module, inputs)
 
 
 def _count(module: Any) -> int:

@@ -18,7 +18,7 @@ from .backend_layers import LAYERS
 from .backend_moves import MOVES
 from .backend_translation import Names, Rule, Translation, shape_of
 
-__all__ = ["MOVES", "RULES", "reason_against", "translate"]
+__all__ = ["MOVES", "RULES", "reason_against", "translate", "unfit"]
 
 #: Every operator that may be computed here.
 RULES: dict[Any, Rule] = {**LAYERS, **ELEMENTWISE, **MOVES}
@@ -53,10 +53,10 @@ def reason_against(node: Any) -> str:
             return reason or "it is taken from a tuple in a tuple"
         return "" if _tried(source)[node.args[1]] is not None else "only the first output of its operator is computed"
     if node.target not in RULES:
-        return "there is no rule for it"
+        return "sevenloops has no kernel for it"
     values = [*node.all_input_nodes, *([] if isinstance(node.meta.get("val"), (tuple, list)) else [node])]
     for value in values:
-        reason = _unfit(value.meta.get("val"))
+        reason = unfit(value.meta.get("val"))
         if reason:
             return f"{'its result' if value is node else value.name} is {reason}"
     try:
@@ -69,7 +69,8 @@ def reason_against(node: Any) -> str:
     return ""
 
 
-def _unfit(value: Any) -> str:
+def unfit(value: Any) -> str:
+    """Why kernels do not take a tensor, empty where they do."""
     if not isinstance(value, torch.Tensor):
         return f"a {type(value).__name__}; tensors are compiled"
     if value.device.type != "cpu" or value.layout != torch.strided:

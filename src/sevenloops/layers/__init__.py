@@ -25,5 +25,8 @@ LAYERS: Rows[Algorithm] = Rows(
         "pad": "moves:PAD",
         "concat": "moves:CONCAT",
         "resize": "resize:RESIZE",
+        "batch_norm": "batch_norm:BATCH_NORM",
+        "batch_norm_gradient": "batch_norm:BATCH_NORM_GRADIENT",
+        "channel_sums": "batch_norm:CHANNEL_SUMS",
     },
 )

@@ -92,21 +92,29 @@ def collapsed(size: Sequence[int], kinds: Sequence[Any]) -> list[tuple[int, Any]
     return merged
 
 
-def definition(out: Any, inputs: Sequence[tuple[str, Any, Shape]], shape: Shape) -> Definition:
-    """A scheduled Func with inputs `(name, ImageParam, shape)` as a definition; `shape` is the output's. No weights."""
+def definition(
+    out: Any, inputs: Sequence[tuple[str, Any, Shape]], shape: Shape, more: Sequence[tuple[str, Any, Shape]] = ()
+) -> Definition:
+    """A scheduled Func with inputs `(name, ImageParam, shape)` as a definition; `shape` is the output's. No weights.
+
+    `more` are further outputs, `(name, Func, shape)`, scheduled too. Inputs and outputs may be uint8.
+    """
     import halide as hl
 
     from ..algorithms.funcs import dense, image
 
-    for var, extent in zip(out.args(), reversed(shape)):
-        out.bound(var, 0, extent)
-    dense(out.output_buffer(), shape)
+    outputs = [("y", out, shape), *more]
+    for _, func, size in outputs:
+        for var, extent in zip(func.args(), reversed(size)):
+            func.bound(var, 0, extent)
+        dense(func.output_buffer(), size)
+    dtype = lambda value: "uint8" if value.type() == hl.UInt(8) else None  # noqa: E731
     nothing, i, w = hl.Func("nothing"), hl.Var("i"), image("w", (1,))
     nothing[i] = w[i]
     dense(nothing.output_buffer(), (1,))
-    buffers = [*(Buffer(name, size) for name, _, size in inputs), Buffer("y", shape)]
+    buffers = [Buffer(name, size, dtype=dtype(value)) for name, value, size in (*inputs, *outputs)]
     params = [param for _, param, _ in inputs]
-    return Definition(out, params, buffers, nothing, [w], [Buffer("w", (1,)), Buffer("packed", (1,))])
+    return Definition(hl.Pipeline([func for _, func, _ in outputs]) if more else out, params, buffers, nothing, [w], [Buffer("w", (1,)), Buffer("packed", (1,))])
 
 
 def width(extent: int, lanes: int) -> int:

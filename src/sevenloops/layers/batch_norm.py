@@ -87,8 +87,8 @@ class BatchNorm:
 class BatchNormGradient:
     """The gradients of a `BatchNorm`.
 
-    Inputs: dy, x, scale, bias, mean, variance, then y if there are a residual and an activation. Outputs: dx, dscale, dbias,
-    then in the same case the gradient of the residual, which is dy itself without an activation.
+    Inputs: dy, x, scale, bias, mean, variance, then y if there are a residual and an activation. Outputs: dx, in the same case
+    the gradient of the residual (without an activation it is dy itself), dscale, dbias.
     """
 
     forward: BatchNorm
@@ -113,7 +113,7 @@ class BatchNormGradient:
     def y_shapes(self) -> tuple[tuple[int, ...], ...]:
         """The outputs in memory."""
         shape = self.forward.shape
-        return (shape, *((self.forward.channels,),) * 2, *[shape] * self.reads_y)
+        return (shape, *[shape] * self.reads_y, *((self.forward.channels,),) * 2)
 
     def __str__(self) -> str:
         return f"gradient of {self.forward}"
@@ -205,7 +205,8 @@ def define(problem: BatchNorm, schedule: Schedule, machine: Machine) -> Definiti
         inputs += [("mean", mean, one), ("variance", variance, one)]
     else:
         mean, variance = _statistics(x, Parts(*problem.shape, machine, parallel=schedule.parallel))
-        more = [("mean", mean, one), ("variance", variance, one)]
+        # Copies: Halide loads what a pipeline has computed by aligned instructions, and outputs may lie anywhere.
+        more = [(n, _channelwise(n, f[c], c, channels, machine), one) for n, f in (("mean", mean), ("variance", variance))]
     factor = _channelwise("factor", _factor(scale, variance, c, problem.epsilon), c, channels, machine)
     v = _normalised(x, mean, factor, bias, c, pixel)
     if problem.residual:
@@ -256,7 +257,7 @@ def _statistics(x: Any, parts: Any) -> tuple[Any, Any]:
 
     total = parts.total("spread", spread)
     narrow = lambda value: hl.strict_float(hl.cast(hl.Float(32), value / n))  # noqa: E731
-    found = [(name, narrow(func[c])) for name, func in (("mean", center), ("variance", total))]
+    found = [("kept_mean", narrow(center[c])), ("kept_variance", narrow(total[c]))]
     mean, variance = (_channelwise(name, value, c, parts.channels, parts.machine) for name, value in found)
     return mean, variance
 
@@ -275,13 +276,9 @@ def define_gradient(problem: BatchNormGradient, schedule: Schedule, machine: Mac
     dy, x, scale, bias, mean, variance, *y = (param for _, param, _ in inputs)
     c, pixel = hl.Var("c"), hl.Var("pixel")
     factor = _channelwise("factor", _factor(scale, variance, c, forward.epsilon), c, channels, machine)
-    gradient, more = hl.Func("gradient"), []  # [c, pixel], of what the activation sees
+    gradient = hl.Func("gradient")  # [c, pixel], of what the activation sees
     seen = y[0][c, pixel] if y else _normalised(x, mean, factor, bias, c, pixel)
     gradient[c, pixel] = _passed(seen, dy[c, pixel], forward.activation)
-    if y:
-        gradient.compute_root()
-        _pixelwise(gradient, c, pixel, forward, schedule, machine)
-        more = [("dresidual", gradient, shape)]
     parts = Parts(*shape, machine, parallel=schedule.parallel)
     away = lambda c, pixel: x[c, pixel] - mean[c]  # noqa: E731
     sums, domain = parts.sums("sums", lambda c, i: [as_expr(gradient[c, i]), hl.strict_float(gradient[c, i] * away(c, i))])
@@ -301,9 +298,10 @@ def define_gradient(problem: BatchNormGradient, schedule: Schedule, machine: Mac
         level = _channelwise("level", narrow(total[c] / n), c, channels, machine)
         slope = _channelwise("slope", narrow(product[c] / (spread * n)), c, channels, machine)
         value = value - level[c] - away(c, pixel) * slope[c]
-    dx[c, pixel] = hl.strict_float(value * factor[c])
+    value = hl.strict_float(value * factor[c])
+    dx[c, pixel] = hl.Tuple([value, as_expr(gradient[c, pixel])]) if y else value
     _pixelwise(dx, c, pixel, forward, schedule, machine)
-    return definition(dx, inputs, shape, [("dscale", dscale, one), ("dbias", dbias, one), *more])
+    return definition(dx, inputs, shape, [("dscale", dscale, one), ("dbias", dbias, one)])
 
 
 def define_sums(problem: ChannelSums, schedule: Schedule, machine: Machine) -> Definition:

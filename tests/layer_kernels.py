@@ -10,7 +10,7 @@ import numpy as np
 
 from kernels import MACHINES
 from operands import GUARD, Array
-from scheduler import OneByOne, can_schedule, with_loop
+from scheduler import Loop, OneByOne, can_schedule, with_loop
 from sevenloops.arrays import address
 from sevenloops.compile.layer import layer_kernel
 from sevenloops.compile.store import kernel_image
@@ -22,6 +22,8 @@ from sevenloops.schedule import Schedule
 #: Odd values that a layer must treat as NumPy does, put into every `STEP`-th place or so.
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, 3e38, -3e38, 88.8, -104.0, -np.nan], np.float32)
 
+GUARD_BYTE = 250
+
 
 def row_of(problem: Any) -> Any:
     """The row of `LAYERS` that a problem is for."""
@@ -30,8 +32,9 @@ def row_of(problem: Any) -> Any:
 
 
 def guarded(values: Array) -> tuple[Array, Array]:
-    """`(whole, inside)`: a copy between guards of NaN."""
-    whole = np.full(math.prod(values.shape) + 2 * GUARD, np.nan, np.float32)
+    """`(whole, inside)`: a copy between guards of NaN, or of a byte."""
+    dtype = np.dtype(np.uint8 if values.dtype == np.uint8 else np.float32)
+    whole = np.full(math.prod(values.shape) + 2 * GUARD, GUARD_BYTE if dtype == np.uint8 else np.nan, dtype)
     inside = whole[GUARD:-GUARD].reshape(values.shape)
     inside[...] = values
     return whole, inside
@@ -48,18 +51,40 @@ def random_inputs(problem: Any, seed: int = 0, special: bool = False) -> list[Ar
 
 
 def run(problem: Any, arrays: Sequence[Array], machine: Machine, threads: int = 2, schedule: Any = None) -> Array:
-    """Run once; assert that nothing but the output was written. What was not computed is left as 12345.678."""
-    kernel = layer_kernel(row_of(problem), problem, threads, machine=machine, schedule=schedule)
+    """Run once, for the only output; see `run_all`."""
+    (out,) = run_all(problem, arrays, machine, threads, schedule)
+    return out
+
+
+def run_all(
+    problem: Any, arrays: Sequence[Array], machine: Machine, threads: int = 2, schedule: Any = None, loop: Loop | None = None
+) -> list[Array]:
+    """Run once; assert that nothing but the outputs was written, and all of them. `loop` runs the tasks.
+
+    What was not computed is left as 12345.678, or 251 in an output of uint8.
+    """
+    row = row_of(problem)
+    kernel = layer_kernel(row, problem, threads, machine=machine, schedule=schedule)
+    image = kernel_image(problem, schedule or row.schedules(problem, machine)[0], machine, TIME_LIMIT_S)
+    if loop is not None:
+        kernel = with_loop(image, machine, loop)
     inputs = [guarded(array) for array in arrays]
-    whole, out = guarded(np.full(problem.y_shape, 12345.678, np.float32))
-    code = kernel.run(*(address(inside) for _, inside in inputs), address(out))
-    assert code == 0
-    for guards, _ in [*inputs, (whole, out)]:
-        assert np.isnan(guards[:GUARD]).all() and np.isnan(guards[-GUARD:]).all(), "something was written outside"
+    poisons = [np.uint8(251) if b.dtype == "uint8" else np.float32(12345.678) for b in image.buffers[len(arrays) :]]
+    outputs = [guarded(np.full(shape, poison)) for shape, poison in zip(y_shapes(problem), poisons)]
+    assert kernel.run(*(address(inside) for _, inside in [*inputs, *outputs])) == 0
+    for whole, _ in [*inputs, *outputs]:
+        guards = np.concatenate([whole[:GUARD], whole[-GUARD:]])
+        assert (np.isnan(guards) | (guards == GUARD_BYTE)).all(), "something was written outside"
     for (_, inside), original in zip(inputs, arrays):
         np.testing.assert_array_equal(inside, original, "an input was changed")
-    assert not (out == np.float32(12345.678)).any(), "outputs were not computed"
-    return out
+    for (_, out), poison in zip(outputs, poisons):
+        assert not (out == poison).any(), "outputs were not computed"
+    return [out for _, out in outputs]
+
+
+def y_shapes(problem: Any) -> tuple[tuple[int, ...], ...]:
+    """The shapes of all outputs."""
+    return tuple(problem.y_shapes) if hasattr(problem, "y_shapes") else (problem.y_shape,)
 
 
 def assert_close(result: Array, expected: Array, tolerance: float) -> None:

@@ -19,19 +19,21 @@ __all__ = ["Algorithm", "Buffer", "Definition", "Geometry"]
 class Buffer:
     """One argument of a compiled function: its name and shape, outermost axis first.
 
-    `strides`, in elements, are given where it is not dense in C order.
+    `strides`, in elements, are given where it is not dense in C order; `dtype` where it is not the problem's.
     """
 
     name: str
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
 class Definition:
     """Scheduled Halide code, ready to compile.
 
-    `output` is the Func, `inputs` its ImageParams in calling order, `buffers` describes the inputs and then the output.
+    `output` is the Func, or a Pipeline where there are several; `inputs` are its ImageParams in calling order, `buffers`
+    describes the inputs and then the outputs.
     `pack_*` is the same for the function that packs the weights once: raw weights in, packed weights out. With `turn`, its Func,
     input and two buffers, raw weights go through that first.
     """

@@ -26,7 +26,7 @@ __all__ = [
     "strided",
 ]
 
-HL_TYPES = {"float32": (hl.Float, 32), "float64": (hl.Float, 64)}
+HL_TYPES = {"float32": (hl.Float, 32), "float64": (hl.Float, 64), "uint8": (hl.UInt, 8)}
 
 
 def hl_type(dtype: str) -> Any:

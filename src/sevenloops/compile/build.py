@@ -50,8 +50,8 @@ class KernelImage:
         return json.dumps(
             {
                 "name": self.name,
-                "buffers": [[b.name, b.shape, b.strides] for b in self.buffers],
-                "pack_buffers": [[b.name, b.shape, b.strides] for b in self.pack_buffers],
+                "buffers": _rows(self.buffers),
+                "pack_buffers": _rows(self.pack_buffers),
                 "sizes": [len(o) for o in self.objects],
             }
         )
@@ -75,8 +75,12 @@ class KernelImage:
         return cls(meta["name"], _buffers(meta["buffers"]), _buffers(meta["pack_buffers"]), objects)
 
 
+def _rows(buffers: list[Buffer]) -> list[Any]:
+    return [[b.name, b.shape, b.strides, b.dtype] for b in buffers]
+
+
 def _buffers(rows: list[Any]) -> list[Buffer]:
-    return [Buffer(name, tuple(shape), None if strides is None else tuple(strides)) for name, shape, strides in rows]
+    return [Buffer(name, tuple(shape), strides and tuple(strides), dtype) for name, shape, strides, dtype in rows]
 
 
 def _target(machine: Machine, *, runtime: bool, asserts: bool = False) -> Any:
@@ -184,6 +188,9 @@ TRIPLES = {
     ("arm-64", "osx"): "arm64-apple-macosx",
 }
 
+#: `halide_type_t` of a dtype: code and bits (HalideRuntime.h).
+TYPES = {"float32": (2, 32), "float64": (2, 64), "uint8": (1, 8)}
+
 _STRUCTS = """
 %dim = type { i32, i32, i32, i32 }
 %buf = type { i64, ptr, ptr, i64, i8, i8, i16, i32, ptr, ptr }
@@ -192,15 +199,14 @@ _STRUCTS = """
 
 def _trampolines(name: str, d: Definition, machine: Machine, dtype: str) -> bytes:
     """LLVM IR that turns addresses into `halide_buffer_t` (HalideRuntime.h) and calls the two pipelines."""
-    bits = {"float32": 32, "float64": 64}[dtype]
     ir = [_STRUCTS, par_for_ir(name) if runs_on(machine.os) else halide_par_for_ir(name)]
-    ir += _trampoline(name, f"{name}_run", d.buffers, bits)
+    ir += _trampoline(name, f"{name}_run", d.buffers, dtype)
     if d.turn is None:
-        ir += _trampoline(f"{name}_pk", f"{name}_pack", d.pack_buffers, bits)
+        ir += _trampoline(f"{name}_pk", f"{name}_pack", d.pack_buffers, dtype)
     else:
-        ir += _trampoline(f"{name}_tn", f"{name}_turn", d.turn[2], bits)
-        ir += _trampoline(f"{name}_pk", f"{name}_pack_turned", d.pack_buffers, bits)
-        ir.append(_in_turn(name, math.prod(d.turn[2][1].shape) * bits // 8))
+        ir += _trampoline(f"{name}_tn", f"{name}_turn", d.turn[2], dtype)
+        ir += _trampoline(f"{name}_pk", f"{name}_pack_turned", d.pack_buffers, dtype)
+        ir.append(_in_turn(name, math.prod(d.turn[2][1].shape) * TYPES[dtype][1] // 8))
     return _assemble("\n".join(ir), machine)
 
 
@@ -247,7 +253,7 @@ def _assemble(ir: str, machine: Machine) -> bytes:
     return bytes(target_machine.emit_object(llvm.parse_assembly(ir)))
 
 
-def _trampoline(callee: str, name: str, buffers: list[Buffer], bits: int) -> list[str]:
+def _trampoline(callee: str, name: str, buffers: list[Buffer], dtype: str) -> list[str]:
     count = len(buffers)
     lines = [f"declare i32 @{callee}({', '.join(['ptr'] * count)})"]
     body = []
@@ -255,7 +261,8 @@ def _trampoline(callee: str, name: str, buffers: list[Buffer], bits: int) -> lis
         rank, strides = len(buffer.shape), buffer.strides or strides_of(buffer.shape)
         dims = [f"%dim {{ i32 0, i32 {n}, i32 {s}, i32 0 }}" for n, s in zip(reversed(buffer.shape), reversed(strides))]
         lines.append(f"@{name}.dims{i} = private constant [{rank} x %dim] [{', '.join(dims)}]")
-        fixed = f"i64 0, i8 2, i8 {bits}, i16 1, i32 {rank}, ptr @{name}.dims{i}, ptr null".split(", ")
+        code, bits = TYPES[buffer.dtype or dtype]
+        fixed = f"i64 0, i8 {code}, i8 {bits}, i16 1, i32 {rank}, ptr @{name}.dims{i}, ptr null".split(", ")
         body.append(f"  %b{i} = alloca %buf")
         body += [f"  %h{i} = getelementptr %buf, ptr %b{i}, i32 0, i32 2", f"  store ptr %p{i}, ptr %h{i}"]
         for field, value in ((0, "i64 0"), (1, "ptr null"), *zip(range(3, 10), fixed)):

@@ -25,5 +25,11 @@ LAYERS: Rows[Algorithm] = Rows(
         "pad": "moves:PAD",
         "concat": "moves:CONCAT",
         "resize": "resize:RESIZE",
+        "batch_norm": "batch_norm:BATCH_NORM",
+        "batch_norm_gradient": "batch_norm:BATCH_NORM_GRADIENT",
+        "pool_indices": "pool_gradient:POOL_INDICES",
+        "pool_gradient": "pool_gradient:POOL_GRADIENT",
+        "lrn_gradient": "lrn_gradient:LRN_GRADIENT",
+        "channel_sums": "batch_norm:CHANNEL_SUMS",
     },
 )

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..algorithms.base import Algorithm, Buffer, Definition
+from ..algorithms.base import Algorithm, Buffer, Definition, strides_of
 from ..errors import DtypeError, ProblemError
 from ..machine import Machine
 from ..schedule import Schedule
@@ -92,21 +92,41 @@ def collapsed(size: Sequence[int], kinds: Sequence[Any]) -> list[tuple[int, Any]
     return merged
 
 
-def definition(out: Any, inputs: Sequence[tuple[str, Any, Shape]], shape: Shape) -> Definition:
-    """A scheduled Func with inputs `(name, ImageParam, shape)` as a definition; `shape` is the output's. No weights."""
+def definition(
+    out: Any, inputs: Sequence[tuple[str, Any, Shape]], shape: Shape, more: Sequence[tuple[str, Any, Shape]] = ()
+) -> Definition:
+    """A scheduled Func with inputs `(name, ImageParam, shape)` as a definition; `shape` is the output's. No weights.
+
+    `more` are further outputs, `(name, Func, shape)`, scheduled too. A Func of tuples has one output for each element.
+    Inputs and outputs may be uint8.
+    """
     import halide as hl
 
     from ..algorithms.funcs import dense, image
 
-    for var, extent in zip(out.args(), reversed(shape)):
-        out.bound(var, 0, extent)
-    dense(out.output_buffer(), shape)
+    outputs = []
+    for name, func, size in (("y", out, shape), *more):
+        for var, extent in zip(func.args(), reversed(size)):
+            func.bound(var, 0, extent)
+        dense(func.output_buffers()[0], size)  # Halide gives the other elements of a tuple the same bounds
+        for buffer in func.output_buffers():
+            for axis, stride in enumerate(reversed(strides_of(size))):
+                buffer.dim(axis).set_stride(stride)
+            outputs.append((name, buffer, size))
+    dtype = lambda value: "uint8" if value.type() == hl.UInt(8) else None  # noqa: E731
     nothing, i, w = hl.Func("nothing"), hl.Var("i"), image("w", (1,))
     nothing[i] = w[i]
     dense(nothing.output_buffer(), (1,))
-    buffers = [*(Buffer(name, size) for name, _, size in inputs), Buffer("y", shape)]
+    buffers = [Buffer(name, size, dtype=dtype(value)) for name, value, size in (*inputs, *outputs)]
     params = [param for _, param, _ in inputs]
-    return Definition(out, params, buffers, nothing, [w], [Buffer("w", (1,)), Buffer("packed", (1,))])
+    return Definition(
+        hl.Pipeline([out, *(func for _, func, _ in more)]) if more else out,
+        params,
+        buffers,
+        nothing,
+        [w],
+        [Buffer("w", (1,)), Buffer("packed", (1,))],
+    )
 
 
 def width(extent: int, lanes: int) -> int:

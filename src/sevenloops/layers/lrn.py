@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..algorithms.base import Definition
 from ..errors import ProblemError
 from ..machine import Machine
 from ..schedule import Schedule
 from ..sizes import as_int
-from .base import as_shape, check_float32, definition, dims, layer_row, tasks, vectorize, width
+from .base import as_expr, as_shape, check_float32, definition, dims, layer_row, tasks, vectorize, width
 
-__all__ = ["LRN", "LRN_LAYER"]
+__all__ = ["LRN", "LRN_LAYER", "power"]
 
 #: Windows up to this size are unrolled.
 MOST_UNROLLED = 16
@@ -67,12 +68,25 @@ class LRN:
         return f"lrn {dims(self.shape)} size{self.size} alpha={self.alpha!r} beta={self.beta!r} bias={self.bias!r}"
 
 
+def power(base: Any, beta: float) -> Any:
+    """`base` to the power `beta`, by roots where that can be done."""
+    import halide as hl
+
+    from .floats import exp, log
+
+    base = as_expr(base)
+    if beta == 0.75:
+        return hl.sqrt(base) * hl.sqrt(hl.sqrt(base))
+    if beta == 0.5:
+        return hl.sqrt(base)
+    return base if beta == 1 else exp(hl.f32(beta) * log(base))
+
+
 def define(problem: LRN, schedule: Schedule, machine: Machine) -> Definition:
     """Squares of a pixel, then windows over them."""
     import halide as hl
 
     from ..algorithms.funcs import image
-    from .floats import exp, log
 
     channels, pixels = problem.shape[-1], math.prod(problem.shape[:-1])
     x = image("x", (pixels, channels))
@@ -93,16 +107,7 @@ def define(problem: LRN, schedule: Schedule, machine: Machine) -> Definition:
         window[c, p] = hl.strict_float(window[c, p] + squares[c + left + j[0], p])
         total = window[c, p]
     scale[c, p] = hl.strict_float(hl.f32(problem.bias) + hl.f32(problem.alpha / problem.size) * total)
-    base = hl.Expr(scale[c, p])
-    if problem.beta == 0.75:
-        root = hl.sqrt(base)
-        out[c, p] = hl.strict_float(x[c, p] / (root * hl.sqrt(root)))
-    elif problem.beta == 0.5:
-        out[c, p] = hl.strict_float(x[c, p] / hl.sqrt(base))
-    elif problem.beta == 1:
-        out[c, p] = hl.strict_float(x[c, p] / base)
-    else:
-        out[c, p] = hl.strict_float(x[c, p] * exp(hl.f32(-problem.beta) * log(base)))
+    out[c, p] = hl.strict_float(x[c, p] / power(scale[c, p], problem.beta))
     vectorize(out, c, channels, machine.lanes)
     row = tasks(out, [(p, pixels)], machine) if schedule.parallel else p
     squares.compute_at(out, row).vectorize(place, lanes)

@@ -12,6 +12,7 @@ from .arrays import address, allocator, check_array
 from .compile import compile, resolve_threads
 from .compile.gradient import compile_gradient, gradient_schedule
 from .errors import KernelError
+from .gradients import GRADIENTS
 from .machine import Machine
 from .problem import ConvProblem
 from .recent import Recent
@@ -24,12 +25,14 @@ Array = np.ndarray[Any, Any]
 class InputGradient:
     """`input_gradient` of one problem with its kernel at hand: what depends on sizes alone is worked out once.
 
-    `algorithm` names what computes it. Raises `ProblemError`, `Unsupported`, `CompileError`.
+    `algorithm` and `schedule` say what computes it, `macs_executed` how many multiply-adds its code really does.
+    Raises `ProblemError`, `Unsupported`, `CompileError`.
     """
 
     def __init__(self, problem: ConvProblem, threads: int | None = None, algorithm: str | None = None) -> None:
         self.kernel = compile(adjoint(problem), algorithm=algorithm, threads=threads, weights="varying")
-        self.algorithm = self.kernel.algorithm
+        self.algorithm, self.schedule = self.kernel.algorithm, self.kernel.schedule
+        self.macs_executed = self.kernel.macs_executed
         self._problem, self._shape, self._dtype = problem, problem.y_shape, np.dtype(problem.dtype)
         self._cut = any(beyond(problem))
 
@@ -44,9 +47,10 @@ class WeightsGradient:
 
     def __init__(self, problem: ConvProblem, threads: int | None = None, algorithm: str | None = None) -> None:
         self.gradient = WeightGradient(adjoint(problem) if problem.transposed else problem)
-        schedule = gradient_schedule(self.gradient, Machine.host(), algorithm)
-        self.algorithm = schedule.algorithm
-        self._kernel = compile_gradient(self.gradient, resolve_threads(threads), schedule)
+        self.schedule = gradient_schedule(self.gradient, Machine.host(), algorithm)
+        self.algorithm = self.schedule.algorithm
+        self.macs_executed = GRADIENTS[self.algorithm].macs_executed(self.gradient, self.schedule)
+        self._kernel = compile_gradient(self.gradient, resolve_threads(threads), self.schedule)
         self._problem, self._dtype = problem, np.dtype(problem.dtype)
         self._x_shape, self._y_shape = problem.x_shape, problem.y_shape
         self._new_output = allocator(problem.w_shape, problem.dtype)

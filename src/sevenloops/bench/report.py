@@ -28,13 +28,21 @@ NOISY = 1.3
 def summary(run: BenchRun) -> dict[str, Any]:
     """The figures over all rows: ratios are the fastest peer's time over ours."""
     ratios = run.ratios
+    kinds = {kind: [row.ratio for row in rows if row.ratio is not None] for kind, rows in run.kinds().items()}
     return {
         "rows": len(run.rows),
+        **_means(ratios),
+        "total_s": {name: run.total_s(name) for name in (OWN, *run.peers)},
+        **({"kinds": {kind: _means(values) for kind, values in kinds.items()}} if kinds else {}),
+    }
+
+
+def _means(ratios: list[float]) -> dict[str, Any]:
+    return {
         "rows_compared": len(ratios),
         "geometric_mean_ratio": geometric_mean(ratios),
         "least_ratio": min(ratios, default=None),
         "rows_below_1": sum(ratio < 1 for ratio in ratios),
-        "total_s": {name: run.total_s(name) for name in (OWN, *run.peers)},
     }
 
 
@@ -58,6 +66,7 @@ def _row_values(row: Row, run: BenchRun) -> dict[str, Any]:
         "repeats": row.repeats,
         "macs": row.problem.macs,
         "unique_bytes": row.problem.unique_bytes,
+        "floor_s": run.floor_s(row.problem),
         "ratio": row.ratio,
         **({"over_unshifted": row.over_unshifted} if row.over_unshifted else {}),
         **({"untuned_over_own": row.untuned_over_own} if row.untuned_over_own else {}),
@@ -111,6 +120,8 @@ def render(run: BenchRun) -> RenderableType:
     table.add_column("problem", overflow="fold")
     table.add_column("x", justify="right")
     table.add_column("algorithm")
+    if run.kinds():
+        table.add_column("floor\nms", justify="right")
     for name in (OWN, *run.peers):
         table.add_column(f"{name}\nms", justify="right")
     for title in ("GFLOP/s", "% of\npeak", "ratio", "error"):
@@ -160,6 +171,7 @@ def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
         plain(row.name if row.name == str(row.problem) else f"{row.name}: {short(row.problem)}"),
         str(row.repeats),
         own.note if own and own.note else "-",
+        *([f"{1e3 * run.floor_s(row.problem):.4g}"] if run.kinds() else []),
         *[_time_cell(row.timings.get(name), best) for name in (OWN, *run.peers)],
         f"{gflops:.0f}" if gflops else "-",
         share_text(share, row.problem.macs, own.macs_executed if own else None),
@@ -193,6 +205,12 @@ def _footer(run: BenchRun) -> list[Text]:
             f"fastest peer / sevenloops: geometric mean {figures['geometric_mean_ratio']:.3f}, "
             f"least {figures['least_ratio']:.3f}, {figures['rows_below_1']} of {figures['rows_compared']} rows below 1"
         )
+    lines += [
+        f"{kind}: geometric mean {means['geometric_mean_ratio']:.3f}, least {means['least_ratio']:.3f}, "
+        f"{means['rows_below_1']} of {means['rows_compared']} rows below 1"
+        for kind, means in figures.get("kinds", {}).items()
+        if means["rows_compared"]
+    ]
     over = [row.over_unshifted for row in run.rows if row.over_unshifted]
     if over:
         lines.append(

@@ -6,6 +6,7 @@ request                                                                         
 `{"do": "hello"}`                                                                     `{"version": "2.1"}`
 `{"do": "prepare", "problem", "seed", "threads", "algorithm", "isa", "output", ...}`  `{"note", "details"}`
 `{"do": "prepare_network", "files", "graph", "feeds", "threads", "accuracy", ...}`     the same
+`{"do": "prepare_gradient", "direction", "problem", "seed", "threads", ...}`           the same
 `{"do": "reference", "files", "graph", "feeds", "output"}`                            `{}`
 `{"do": "time", "min_time_s", "min_iterations"}`                                      `{"times_s": [...]}`
 ====================================================================================  ==============================
@@ -48,6 +49,7 @@ class _Worker:
             "hello": self.hello,
             "prepare": self.prepare,
             "prepare_network": self.prepare_network,
+            "prepare_gradient": self.prepare_gradient,
             "reference": self.reference,
             "time": self.time,
         }
@@ -79,7 +81,20 @@ class _Worker:
         self.prepared = None  # frees the memory of the last problem before the next one is built
         parsed = parse_problem(problem)
         settings = Settings(threads, algorithm, isa, accuracy)
-        prepared = self.engine.prepare(parsed, make_inputs(parsed, seed), settings)
+        return self._ready(self.engine.prepare(parsed, make_inputs(parsed, seed), settings), output)
+
+    def prepare_gradient(
+        self, direction: str, problem: str, seed: int, threads: int, algorithm: str | None, output: str
+    ) -> dict[str, Any]:
+        """As `prepare`, for one direction of a layer (`gradients`)."""
+        from .gradient_peers import prepare_gradient
+        from .gradients import GradientWork
+
+        self.prepared = None
+        work = GradientWork(direction, parse_problem(problem))
+        return self._ready(prepare_gradient(self.name, work, seed, Settings(threads, algorithm)), output)
+
+    def _ready(self, prepared: Prepared, output: str) -> dict[str, Any]:
         prepared.run()
         np.save(output, prepared.output())
         self.prepared = prepared

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..bench.gradients import run_gradients
 from ..bench.network_bench import case, run_networks
 from ..bench.networks import Layer
 from ..bench.report import plain, render, render_starts, to_json, write_atomically
@@ -16,7 +17,7 @@ from ..bench.runner import BenchError, Options, run_bench
 from ..classify import is_file, load_graph
 from .problems import named_shapes
 
-__all__ = ["bench_command", "bench_networks_command", "split_names"]
+__all__ = ["bench_command", "bench_gradients_command", "bench_networks_command", "split_names"]
 
 #: a table has a column for each engine; into a file or pipe it is written at this width
 PIPE_WIDTH = 200
@@ -33,6 +34,16 @@ def bench_command(layers: Sequence[Layer], options: Options, json: bool, output:
     _check_folder(output)
     with Console(stderr=True).status("") as status:
         run = run_bench(layers, options, lambda text: status.update(plain(text)))
+    _show(run, json, output)
+
+
+def bench_gradients_command(
+    layers: Sequence[Layer], directions: Sequence[str], options: Options, json: bool, output: Path | None
+) -> None:
+    """Measure layers in each direction, then print and write as `bench_command` does."""
+    _check_folder(output)
+    with Console(stderr=True).status("") as status:
+        run = run_gradients(layers, options, directions, lambda text: status.update(plain(text)))
     _show(run, json, output)
 
 

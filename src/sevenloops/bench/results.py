@@ -40,6 +40,7 @@ class Timing:
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    parts_s: dict[str, tuple[float, ...]] = field(default_factory=dict)  # of iterations that have parts
     peaks_gflops: tuple[float, ...] = ()  # the machine's peak, sampled just before and after each round
 
     @property
@@ -51,6 +52,11 @@ class Timing:
     def median_s(self) -> float:
         """The median over the iterations of all rounds."""
         return statistics.median([time for times in self.rounds_s for time in times])
+
+    @property
+    def part_medians_s(self) -> dict[str, float]:
+        """The median of each part of an iteration."""
+        return {part: statistics.median(times) for part, times in self.parts_s.items()}
 
     @property
     def macs_executed(self) -> int | None:

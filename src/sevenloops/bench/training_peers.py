@@ -1,0 +1,242 @@
+"""A training step in each engine: PyTorch's modules as they are, compiled, or with ours in their place."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import gc
+import importlib
+import pickle
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import Unsupported
+from ..graph.ir import Graph
+from .engines import Prepared, Settings, fastest
+from .shift_graphs import has_shifts, without_shifts
+from .shift_roads import ROADS
+from .training import PARTS
+
+__all__ = ["TrainingTask", "prepare_training"]
+
+#: Steps before the loss that is compared.
+STEPS = 3
+LEARNING_RATE, MOMENTUM = 0.01, 0.9
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """A network, as a graph or as a name of torchvision's, the shape of its input, and its number of classes."""
+
+    graph: Graph | None
+    torchvision: str | None
+    shape: tuple[int, ...]
+    classes: int
+    seed: int
+
+    @classmethod
+    def from_values(
+        cls, graph: str | None, torchvision: str | None, shape: list[int], classes: int, seed: int
+    ) -> TrainingTask:
+        """From a request; the pickle is our parent's."""
+        read = pickle.loads(Path(graph).read_bytes()) if graph else None
+        return cls(read, torchvision, tuple(shape), classes, seed)
+
+    def module(self, road: str = "") -> Any:
+        """The network as a module that trains, always with the same weights; `road` is how shifts go, "" as our own."""
+        import torch
+
+        if self.torchvision is not None:
+            torch.manual_seed(self.seed)
+            models = importlib.import_module("torchvision.models")
+            return models.get_model(self.torchvision, weights=None, num_classes=self.classes).train()
+        assert self.graph is not None
+        graphs = importlib.import_module("sevenloops.torch.graphs")
+        sizes = {self.graph.inputs[0].name: self.shape}
+        graph = without_shifts(self.graph, sizes, road) if road else self.graph
+        module = graphs.from_graph(graph, sizes).train()
+        return _frozen_one_hots(module) if road else module
+
+    @property
+    def roads(self) -> tuple[str, ...]:
+        """How shifts can go without an operator for them; one way, "", for a network without."""
+        return ROADS if self.graph is not None and has_shifts(self.graph) else ("",)
+
+    def macs(self) -> int:
+        """The multiply-adds of one forward pass by PyTorch's count, without computing anything."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.module().to("meta")(torch.empty(self.shape, device="meta"))
+        return int(counter.get_total_flops()) // 2
+
+
+def _frozen_one_hots(module: Any) -> Any:
+    """Depthwise weights that stand for a shift are no parameters: nobody would train them."""
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        if getattr(part, "groups", 1) > 1 and weight is not None:
+            rows = weight.detach().reshape(len(weight), -1)
+            weight.requires_grad_(not bool(((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all()))
+    return module
+
+
+def prepare_training(engine: str, task: TrainingTask, settings: Settings) -> Prepared:
+    """One step, after the first ones; raises `Unsupported` for engines that do not train."""
+    if engine not in MODELS:
+        raise Unsupported(f"{engine} does not train; {', '.join(MODELS)} do")
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    if engine == "sevenloops":
+        importlib.import_module("sevenloops.torch")
+    before = resident_bytes()
+    ways = MODELS[engine](task)
+    built = {name: _building(task, name, make) for name, make in ways.items()}
+    best = fastest(built) if len(built) > 1 else next(iter(built.values()))()
+    details = {**best.details, "resident_before_bytes": before, "peak_bytes": _peak_of(best.run)}
+    if task.graph is None:
+        details["macs"] = task.macs()
+    return dataclasses.replace(best, details=details)
+
+
+#: Makes a module, its memory format, and a word on it.
+Make = Callable[[], tuple[Any, bool, str]]
+
+
+def _building(task: TrainingTask, name: str, make: Make) -> Callable[[], Prepared]:
+    def build() -> Prepared:
+        start = time.perf_counter()
+        model, channels_last, note = make()
+        trainer = Trainer(task, model, channels_last)
+        losses = [trainer.step()]
+        start_s = time.perf_counter() - start
+        losses += [trainer.step() for _ in range(STEPS)]
+        trainer.rest()
+        details = {"losses": losses, "start_s": start_s}
+        return Prepared(trainer.step, lambda: [np.float32(losses[-1])], note or name, details, trainer.parts)
+
+    return build
+
+
+class Trainer:
+    """A model, its optimizer and one batch of random images and labels."""
+
+    def __init__(self, task: TrainingTask, model: Any, channels_last: bool) -> None:
+        import torch
+
+        generator = torch.Generator().manual_seed(task.seed)
+        images = torch.randn(task.shape, generator=generator)
+        layout: Any = torch.channels_last if channels_last and images.dim() == 4 else torch.contiguous_format
+        self.images = images.contiguous(memory_format=layout)
+        self.labels = torch.randint(task.classes, task.shape[:1], generator=generator)
+        self.model = model
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.SGD(trained, LEARNING_RATE, MOMENTUM, fused=True)
+        self.parts: dict[str, list[float]] = {part: [] for part in PARTS}
+        torch.manual_seed(task.seed)  # of dropout
+
+    def step(self) -> float:
+        """One training step; returns the loss that it began with."""
+        from torch.nn.functional import cross_entropy
+
+        clock = time.perf_counter
+        times = [clock()]
+        loss: Any = cross_entropy(self.model(self.images), self.labels)
+        times.append(clock())
+        loss.backward()
+        times.append(clock())
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        times.append(clock())
+        for part, begin, end in zip(PARTS, times, times[1:]):
+            self.parts[part].append(end - begin)
+        return float(loss.detach())
+
+    def rest(self) -> None:
+        """From here on steps change no weight, and do the same work."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+
+
+# ----------------------------------------------------------------------------------------------------- the engines
+
+
+def _eager(task: TrainingTask, road: str, channels_last: bool) -> tuple[Any, bool, str]:
+    import torch
+
+    model = task.module(road)
+    return (model.to(memory_format=torch.channels_last) if channels_last else model), channels_last, ""
+
+
+def _torch(task: TrainingTask) -> dict[str, Make]:
+    """Eager, in both memory formats."""
+    layouts = {"channels last": True, "NCHW": False}
+    return {
+        ", ".join(filter(None, (road, name))): lambda road=road, last=last: _eager(task, road, last)  # type: ignore[misc]
+        for road in task.roads
+        for name, last in layouts.items()
+    }
+
+
+def _torch_compile(task: TrainingTask) -> dict[str, Make]:
+    """Inductor, every time compiled anew, with eager's random numbers, so that dropout drops the same."""
+    import torch
+    import torch._inductor.config as config
+
+    config.force_disable_caches = True
+    config.fallback_random = True
+
+    def make(road: str) -> tuple[Any, bool, str]:
+        model, last, note = _eager(task, road, True)
+        return torch.compile(model), last, note
+
+    return {", ".join(filter(None, (road, "inductor"))): lambda road=road: make(road) for road in task.roads}  # type: ignore[misc]
+
+
+def _sevenloops(task: TrainingTask) -> dict[str, Make]:
+    """`accelerate` on the same module, channels last; what it says of itself is the note."""
+
+    def make() -> tuple[Any, bool, str]:
+        model, last, _ = _eager(task, "", True)
+        report = importlib.import_module("sevenloops.torch").accelerate(model)
+        return model, last, str(report)
+
+    return {"accelerate": make}
+
+
+MODELS: dict[str, Callable[[TrainingTask], dict[str, Make]]] = {
+    "sevenloops": _sevenloops,
+    "torch": _torch,
+    "torch-compile": _torch_compile,
+}
+
+
+# ----------------------------------------------------------------------------------------------------- memory
+
+
+def resident_bytes(field: str = "VmRSS") -> int | None:
+    """Memory of this process that is in RAM, where Linux says it; `VmHWM` is the most since it was last reset."""
+    status = Path("/proc/self/status")
+    found = re.search(rf"{field}:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else None
+
+
+def _peak_of(run: Callable[[], object]) -> int | None:
+    """The most resident memory in one run; None where it cannot be reset (not on Linux)."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what other ways of building left behind
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except (AttributeError, OSError):
+        return None
+    run()
+    return resident_bytes("VmHWM")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..analysis.shares import share_text
 from ..errors import SevenLoopsError
+from .report import STEP_COLUMNS, step_cells
 from .results import NO_PEERS
 
 __all__ = ["MarkdownError", "page", "read_documents"]
@@ -64,7 +65,7 @@ def _title(document: Document) -> str:
         what, default = ("gradients of ", "16") if "gradients" in words else ("", "1")
         given = words[words.index("--batch") + 1] if "--batch" in words else default
         return f"{what}{words[words.index('--network') + 1]}, batch {given}"
-    kind = next((kind for kind in ("gradients", "gemm", "shift", "conv") if kind in words), "whole networks")
+    kind = next((kind for kind in ("train", "gradients", "gemm", "shift", "conv") if kind in words), "whole networks")
     batch = words[words.index("--batch") + 1] if "--batch" in words else None
     return f"{kind}, batch {batch}" if batch else kind
 
@@ -115,7 +116,18 @@ def _section(document: Document) -> list[str]:
         f"{document['peak_gflops']:.0f} GFLOP/s, {document['bandwidth_gbs']:.0f} GB/s; {environment['date']}; {versions}.",
         "",
     ]
+    if any("parts_s" in engine for row in document["rows"] for engine in row["engines"].values()):
+        return [*lines, *_table([*STEP_COLUMNS], _steps(document)), ""]
     return [*lines, *_table(header, (_row(row, peers, floors) for row in document["rows"])), ""]
+
+
+def _steps(document: Document) -> list[list[str]]:
+    """One row for each engine that trains a network."""
+    return [
+        step_cells(f"{row['name']}, `{row['problem']}`", name, values, row["engines"]["sevenloops"].get("median_s"))
+        for row in document["rows"]
+        for name, values in row["engines"].items()
+    ]
 
 
 def _milliseconds(engine: dict[str, Any] | None) -> str:

@@ -20,7 +20,7 @@ from .process import EngineProcess, WorkerError
 from .results import BenchRun, Row, Timing
 from .runner import BenchError, Options, Progress, run_rows
 
-__all__ = ["BATCHES", "PARTS", "TORCHVISION", "TrainingCase", "run_training"]
+__all__ = ["BATCHES", "PARTS", "SIDE", "TORCHVISION", "TrainingCase", "run_training"]
 
 #: What is trained when no network is named, and how many images a step of it has.
 BATCHES = {"vgg11": 8, "resnet18": 16, "alexnet": 64, "mobilenetv2": 16, "shiftresnet20": 128}
@@ -28,6 +28,8 @@ BATCHES = {"vgg11": 8, "resnet18": 16, "alexnet": 64, "mobilenetv2": 16, "shiftr
 PARTS = ("forward", "backward", "optimizer")
 #: In front of the name of a network that torchvision builds.
 TORCHVISION = "torchvision:"
+#: Height and width of their images, and their classes.
+SIDE, CLASSES = 224, 1000
 #: The engine whose losses the others' are compared with.
 MEASURE = "torch"
 #: A step has the forward multiply-adds and, for each of the two gradients, as many again.
@@ -38,10 +40,9 @@ PREPARE_LIMIT_S = 3600.0
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A network and the batch that it is trained on: a graph, or the name of one in torchvision, for 224x224."""
+    """A network and the size of the batch that it is trained on: a graph, or None for one that torchvision builds."""
 
     name: str
-    batch: int
     graph: Graph | None
     sizes: Mapping[str, tuple[int, ...]]
 
@@ -57,7 +58,7 @@ class TrainingCase:
         """Plain values for a worker; the graph goes into a file of the folder."""
         (shape,) = self.sizes.values()
         if self.graph is None:
-            return {"graph": None, "torchvision": self.name.removeprefix(TORCHVISION), "shape": shape, "classes": 1000}
+            return {"graph": None, "torchvision": self.name.removeprefix(TORCHVISION), "shape": shape, "classes": CLASSES}
         outputs = infer(self.graph, self.sizes)
         path = folder / "graph.pickle"
         path.write_bytes(pickle.dumps(self.graph))
@@ -88,7 +89,7 @@ def run_training(cases: Sequence[TrainingCase], options: Options, progress: Prog
         work = item.work or NetworkWork(tuple(item.sizes.items()), DIRECTIONS * max(counted, default=0), 0)
         return Row(item.name, work, 1, _with_differences(timings))
 
-    return run_rows(cases, [f"{item.name}, batch {item.batch}" for item in cases], prepare, options, progress)
+    return run_rows(cases, [item.name for item in cases], prepare, options, progress)
 
 
 def _prepared(engine: EngineProcess, values: dict[str, Any], threads: int, seed: int) -> Timing:

@@ -155,6 +155,29 @@ def bench_gemm(
     bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
 
 
+@bench_app.command("train")
+@reporting
+def bench_train(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NETWORK...]", help="Names of the zoo, ONNX files, or torchvision:NAME; five networks."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a batch; by default the network's own, or 16.")] = None,
+    shape: Shape = None,
+    against: Annotated[str, typer.Option(help="Comma-separated: torch, torch-compile, or none.")] = "torch,torch-compile",
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Time training steps of whole networks: forward, backward, SGD with momentum; `bench train resnet18 --batch 16`."""
+    from ..bench.runner import Options
+    from .bench import bench_training_command, split_names
+
+    options = Options(split_names(against), threads, rounds=rounds, slice_s=0.5, min_iterations=2)
+    bench_training_command(models or [], batch, shape or [], options, json, output)
+
+
 @bench_app.command("gradients")
 @reporting
 def bench_gradients(

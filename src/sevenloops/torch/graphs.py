@@ -1,8 +1,8 @@
 """Graphs as PyTorch modules that train, and trained modules as graphs.
 
-    model = from_graph(build("shiftresnet20", batch="N"))   # a torch.fx.GraphModule: model.code shows its forward
-    ...                                                      # train it, in place, as any module
-    to_graph(model).save_onnx("trained.onnx")                # the same network with the weights of now
+model = from_graph(build("shiftresnet20", batch="N"))   # a torch.fx.GraphModule: model.code shows its forward
+...                                                      # train it, in place, as any module
+to_graph(model).save_onnx("trained.onnx")                # the same network with the weights of now
 """
 
 from __future__ import annotations

@@ -57,10 +57,11 @@ class TrainingTask:
             models = importlib.import_module("torchvision.models")
             return models.get_model(self.torchvision, weights=None, num_classes=self.classes).train()
         assert self.graph is not None
-        graphs = importlib.import_module("sevenloops.torch.graphs")
+        from ..torch.graphs import from_graph
+
         sizes = {self.graph.inputs[0].name: self.shape}
         graph = without_shifts(self.graph, sizes, road) if road else self.graph
-        module = graphs.from_graph(graph, sizes).train()
+        module = from_graph(graph, sizes).train()
         return _frozen_one_hots(module) if road else module
 
     @property
@@ -95,11 +96,10 @@ def prepare_training(engine: str, task: TrainingTask, settings: Settings) -> Pre
     import torch
 
     torch.set_num_threads(settings.threads)
-    if engine == "sevenloops":
-        importlib.import_module("sevenloops.torch")
+    importlib.import_module("sevenloops.torch")  # of all engines, as graphs become modules there
     before = resident_bytes()
     ways = MODELS[engine](task)
-    built = {name: _building(task, name, make) for name, make in ways.items()}
+    built = {name: _building(task, name, way) for name, way in ways.items()}
     best = fastest(built) if len(built) > 1 else next(iter(built.values()))()
     details = {**best.details, "resident_before_bytes": before, "peak_bytes": _peak_of(best.run)}
     if task.graph is None:
@@ -107,21 +107,24 @@ def prepare_training(engine: str, task: TrainingTask, settings: Settings) -> Pre
     return dataclasses.replace(best, details=details)
 
 
-#: Makes a module, its memory format, and a word on it.
-Make = Callable[[], tuple[Any, bool, str]]
+@dataclass(frozen=True)
+class Way:
+    """`make` takes the images, in the memory format that is asked for, and gives a module and a word on it."""
+
+    make: Callable[[Any], tuple[Any, str]]
+    channels_last: bool = True
 
 
-def _building(task: TrainingTask, name: str, make: Make) -> Callable[[], Prepared]:
+def _building(task: TrainingTask, name: str, way: Way) -> Callable[[], Prepared]:
     def build() -> Prepared:
         start = time.perf_counter()
-        model, channels_last, note = make()
-        trainer = Trainer(task, model, channels_last)
+        trainer = Trainer(task, way)
         losses = [trainer.step()]
         start_s = time.perf_counter() - start
         losses += [trainer.step() for _ in range(STEPS)]
         trainer.rest()
         details = {"losses": losses, "start_s": start_s}
-        return Prepared(trainer.step, lambda: [np.float32(losses[-1])], note or name, details, trainer.parts)
+        return Prepared(trainer.step, lambda: [np.float32(losses[-1])], trainer.note or name, details, trainer.parts)
 
     return build
 
@@ -129,16 +132,16 @@ def _building(task: TrainingTask, name: str, make: Make) -> Callable[[], Prepare
 class Trainer:
     """A model, its optimizer and one batch of random images and labels."""
 
-    def __init__(self, task: TrainingTask, model: Any, channels_last: bool) -> None:
+    def __init__(self, task: TrainingTask, way: Way) -> None:
         import torch
 
         generator = torch.Generator().manual_seed(task.seed)
         images = torch.randn(task.shape, generator=generator)
-        layout: Any = torch.channels_last if channels_last and images.dim() == 4 else torch.contiguous_format
+        layout: Any = torch.channels_last if way.channels_last and images.dim() == 4 else torch.contiguous_format
         self.images = images.contiguous(memory_format=layout)
         self.labels = torch.randint(task.classes, task.shape[:1], generator=generator)
-        self.model = model
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.model, self.note = way.make(self.images)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.SGD(trained, LEARNING_RATE, MOMENTUM, fused=True)
         self.parts: dict[str, list[float]] = {part: [] for part in PARTS}
         torch.manual_seed(task.seed)  # of dropout
@@ -169,24 +172,28 @@ class Trainer:
 # ----------------------------------------------------------------------------------------------------- the engines
 
 
-def _eager(task: TrainingTask, road: str, channels_last: bool) -> tuple[Any, bool, str]:
+def _eager(task: TrainingTask, road: str, channels_last: bool) -> Any:
     import torch
 
     model = task.module(road)
-    return (model.to(memory_format=torch.channels_last) if channels_last else model), channels_last, ""
+    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
-def _torch(task: TrainingTask) -> dict[str, Make]:
+def _titled(*words: str) -> str:
+    return ", ".join(filter(None, words))
+
+
+def _torch(task: TrainingTask) -> dict[str, Way]:
     """Eager, in both memory formats."""
+
+    def way(road: str, last: bool) -> Way:
+        return Way(lambda images: (_eager(task, road, last), ""), last)
+
     layouts = {"channels last": True, "NCHW": False}
-    return {
-        ", ".join(filter(None, (road, name))): lambda road=road, last=last: _eager(task, road, last)  # type: ignore[misc]
-        for road in task.roads
-        for name, last in layouts.items()
-    }
+    return {_titled(road, name): way(road, last) for road in task.roads for name, last in layouts.items()}
 
 
-def _torch_compile(task: TrainingTask) -> dict[str, Make]:
+def _torch_compile(task: TrainingTask) -> dict[str, Way]:
     """Inductor, every time compiled anew, with eager's random numbers, so that dropout drops the same."""
     import torch
     import torch._inductor.config as config
@@ -194,25 +201,27 @@ def _torch_compile(task: TrainingTask) -> dict[str, Make]:
     config.force_disable_caches = True
     config.fallback_random = True
 
-    def make(road: str) -> tuple[Any, bool, str]:
-        model, last, note = _eager(task, road, True)
-        return torch.compile(model), last, note
+    def way(road: str) -> Way:
+        return Way(lambda images: (torch.compile(_eager(task, road, True)), ""))
 
-    return {", ".join(filter(None, (road, "inductor"))): lambda road=road: make(road) for road in task.roads}  # type: ignore[misc]
-
-
-def _sevenloops(task: TrainingTask) -> dict[str, Make]:
-    """`accelerate` on the same module, channels last; what it says of itself is the note."""
-
-    def make() -> tuple[Any, bool, str]:
-        model, last, _ = _eager(task, "", True)
-        report = importlib.import_module("sevenloops.torch").accelerate(model)
-        return model, last, str(report)
-
-    return {"accelerate": make}
+    return {_titled(road, "inductor"): way(road) for road in task.roads}
 
 
-MODELS: dict[str, Callable[[TrainingTask], dict[str, Make]]] = {
+def _sevenloops(task: TrainingTask) -> dict[str, Way]:
+    """`accelerate` on the same module, with the images as its example; the note says what stayed PyTorch's."""
+
+    def make(images: Any) -> tuple[Any, str]:
+        from ..torch.accelerate import accelerate
+
+        model = _eager(task, "", True)
+        report = accelerate(model, images)
+        left = [f"{name} ({reason})" for name, reason in report.left.items()]
+        return model, "\n".join([str(report).splitlines()[-1], *left])
+
+    return {"accelerate": Way(make)}
+
+
+MODELS: dict[str, Callable[[TrainingTask], dict[str, Way]]] = {
     "sevenloops": _sevenloops,
     "torch": _torch,
     "torch-compile": _torch_compile,

@@ -57,13 +57,13 @@ class TrainingCase:
     def request(self, folder: Path) -> dict[str, Any]:
         """Plain values for a worker; the graph goes into a file of the folder."""
         (shape,) = self.sizes.values()
+        values: dict[str, Any] = {"shape": shape, "folder": str(folder)}
         if self.graph is None:
-            return {"graph": None, "torchvision": self.name.removeprefix(TORCHVISION), "shape": shape, "classes": CLASSES}
-        outputs = infer(self.graph, self.sizes)
+            return {**values, "graph": None, "torchvision": self.name.removeprefix(TORCHVISION), "classes": CLASSES}
         path = folder / "graph.pickle"
         path.write_bytes(pickle.dumps(self.graph))
-        classes = outputs.type_of(self.graph.outputs[0]).sizes[-1]
-        return {"graph": str(path), "torchvision": None, "shape": shape, "classes": classes}
+        classes = infer(self.graph, self.sizes).type_of(self.graph.outputs[0]).sizes[-1]
+        return {**values, "graph": str(path), "torchvision": None, "classes": classes}
 
 
 def run_training(cases: Sequence[TrainingCase], options: Options, progress: Progress = lambda text: None) -> BenchRun:

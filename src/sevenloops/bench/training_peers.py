@@ -6,8 +6,10 @@ import ctypes
 import dataclasses
 import gc
 import importlib
+import os
 import pickle
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,21 +34,23 @@ LEARNING_RATE, MOMENTUM = 0.01, 0.9
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """A network, as a graph or as a name of torchvision's, the shape of its input, and its number of classes."""
+    """A network, as a graph or as a name of torchvision's, the shape of its input, and its number of classes.
+
+    `folder` is where compilers may write; None is where they always do.
+    """
 
     graph: Graph | None
     torchvision: str | None
     shape: tuple[int, ...]
     classes: int
     seed: int
+    folder: str | None = None
 
     @classmethod
-    def from_values(
-        cls, graph: str | None, torchvision: str | None, shape: list[int], classes: int, seed: int
-    ) -> TrainingTask:
+    def from_values(cls, graph: str | None, shape: list[int], **values: Any) -> TrainingTask:
         """From a request; the pickle is our parent's."""
         read = pickle.loads(Path(graph).read_bytes()) if graph else None
-        return cls(read, torchvision, tuple(shape), classes, seed)
+        return cls(graph=read, shape=tuple(shape), **values)
 
     def module(self, road: str = "") -> Any:
         """The network as a module that trains, always with the same weights; `road` is how shifts go, "" as our own."""
@@ -194,15 +198,14 @@ def _torch(task: TrainingTask) -> dict[str, Way]:
 
 
 def _torch_compile(task: TrainingTask) -> dict[str, Way]:
-    """Inductor, every time compiled anew, with eager's random numbers, so that dropout drops the same."""
+    """Inductor, with no cache from before, and with eager's random numbers, so that dropout drops the same."""
     import torch
-    import torch._inductor.config as config
 
-    config.force_disable_caches = True
-    config.fallback_random = True
+    if task.folder is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(dir=task.folder)
 
     def way(road: str) -> Way:
-        return Way(lambda images: (torch.compile(_eager(task, road, True)), ""))
+        return Way(lambda images: (torch.compile(_eager(task, road, True), options={"fallback_random": True}), ""))
 
     return {_titled(road, "inductor"): way(road) for road in task.roads}
 
@@ -214,7 +217,7 @@ def _sevenloops(task: TrainingTask) -> dict[str, Way]:
         from ..torch.accelerate import accelerate
 
         model = _eager(task, "", True)
-        report = accelerate(model, images)
+        report = accelerate(model, images, remeasure=True)  # what is kept may be of a busy machine
         left = [f"{name} ({reason})" for name, reason in report.left.items()]
         return model, "\n".join([str(report).splitlines()[-1], *left])
 

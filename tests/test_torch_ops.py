@@ -144,7 +144,12 @@ def test_shift(kernel: int, dilation: int, modulo: bool, stride: int) -> None:
 def test_a_fused_shift_saves_its_operands_alone() -> None:
     x, w = random(2, 29, 7, 6), random(4, 29, 1, 1)
     saved: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+
+    def save(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         ours.shift_conv2d(x, w, None)
         assert {t.data_ptr() for t in saved} == {x.data_ptr(), w.data_ptr()}
         saved.clear()
@@ -219,10 +224,17 @@ def test_nothing_is_computed_that_is_not_asked_for(monkeypatch: pytest.MonkeyPat
     from sevenloops.torch.convolution import CONVOLUTION
 
     called: list[str] = []
+
+    def noted(name: str, kernel: Any) -> Any:
+        def call(*args: Any) -> Tensor:
+            called.append(name)
+            return kernel(*args)
+
+        return call
+
     for name in ("input_gradient", "weight_gradient"):
         operator = getattr(CONVOLUTION, name)
-        kernel = operator.kernel
-        monkeypatch.setattr(operator, "kernel", lambda *args, k=kernel, n=name: called.append(n) or k(*args))
+        monkeypatch.setattr(operator, "kernel", noted(name, operator.kernel))
     x, w, bias = operands("plain")
     ours.conv2d(x.detach(), w, bias, padding=1).sum().backward()
     assert called == ["weight_gradient"] and x.grad is None
@@ -266,28 +278,31 @@ def test_thread_counts_give_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
+ONE, WEIGHT = torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3)
+FLAT = ([1, 1], [0] * 4, [1, 1], False, [0, 0], 1)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 2, 3, 3)), ArrayError, "weight must have shape"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 7, 7)), ProblemError, "does not fit"),
-        (lambda: ours.conv2d(torch.ones(3, 5), torch.ones(4, 3, 3, 3)), ArrayError, "must have 4 axes"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5).half(), torch.ones(4, 3, 3, 3).half()), DtypeError, "got float16"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3).double()), DtypeError, "float32, float64"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3), torch.ones(5)), ArrayError, "bias must have"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3), padding="full"), ProblemError, '"same"'),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3), padding="same", stride=2), ProblemError, "stride 1"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5), torch.ones(4, 3, 3, 3), padding=(1, 2, 3)), ProblemError, "each of 2 axes"),
+        (lambda: ours.conv2d(ONE, WEIGHT[:, :2]), ArrayError, "weight must have shape"),
+        (lambda: ours.conv2d(ONE, torch.ones(4, 3, 7, 7)), ProblemError, "does not fit"),
+        (lambda: ours.conv2d(ONE[0, 0], WEIGHT), ArrayError, "must have 4 axes"),
+        (lambda: ours.conv2d(ONE.half(), WEIGHT.half()), DtypeError, "got float16"),
+        (lambda: ours.conv2d(ONE, WEIGHT.double()), DtypeError, "float32, float64"),
+        (lambda: ours.conv2d(ONE, WEIGHT, torch.ones(5)), ArrayError, "bias must have"),
+        (lambda: ours.conv2d(ONE, WEIGHT, padding="full"), ProblemError, '"same"'),
+        (lambda: ours.conv2d(ONE, WEIGHT, padding="same", stride=2), ProblemError, "stride 1"),
+        (lambda: ours.conv2d(ONE, WEIGHT, padding=(1, 2, 3)), ProblemError, "each of 2 axes"),
+        (lambda: ours.conv_transpose2d(ONE, WEIGHT[:3], padding="same"), ProblemError, "must be numbers"),
         (lambda: ours.linear(torch.ones(2, 3), torch.ones(4, 2)), ArrayError, "linear needs"),
-        (lambda: ours.shift_conv2d(torch.ones(1, 9, 5, 5), torch.ones(4, 9, 3, 3)), ArrayError, "weight\\[oc, c, 1, 1\\]"),
-        (lambda: ours.shift2d(torch.ones(9, 5, 5)), ArrayError, "x\\[n, c, h, w\\]"),
-        (lambda: ours.shift2d(torch.ones(1, 9, 5, 5), convention="spiral"), ProblemError, "convention"),
-        (lambda: OPS.convolution_input_gradient(torch.ones(1, 4, 5, 5), torch.ones(4, 3, 3, 3), [1, 3, 5, 5], [1, 1], [0] * 4,
-            [1, 1], False, [0, 0], 1), ArrayError, "dy must have shape"),
-        (lambda: ours.conv2d(torch.ones(1, 3, 5, 5, device="meta"), torch.ones(4, 3, 3, 3), torch.ones(4).to_sparse()),
-            NotImplementedError, "Sparse"),
+        (lambda: ours.shift_conv2d(ONE, WEIGHT), ArrayError, "weight\\[oc, c, 1, 1\\]"),
+        (lambda: ours.shift2d(ONE[0]), ArrayError, "x\\[n, c, h, w\\]"),
+        (lambda: ours.shift2d(ONE, convention="spiral"), ProblemError, "convention"),
+        (lambda: OPS.convolution_input_gradient(ONE, WEIGHT, [1, 3, 5, 5], *FLAT), ArrayError, "dy must have shape"),
+        (lambda: ours.conv2d(ONE.to_sparse(), WEIGHT), NotImplementedError, "Sparse"),
     ],
-)  # fmt: skip
+)
 def test_errors(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         call()
@@ -304,6 +319,11 @@ def test_the_short_way_is_for_plain_tensors_only() -> None:
     with torch.utils.flop_counter.FlopCounterMode(display=False):
         assert not is_plain((x,))
     plain: list[bool] = []
-    torch.func.vmap(lambda one: plain.append(is_plain((one,))) or one)(x)
-    torch.func.grad(lambda one: plain.append(is_plain((one,))) or one.sum())(x)
+
+    def note(one: Tensor) -> Tensor:
+        plain.append(is_plain((one,)))
+        return one.sum()
+
+    torch.func.vmap(note)(x)
+    torch.func.grad(note)(x)
     assert plain == [False, False]

@@ -148,7 +148,7 @@ class Kernel:
     def once_at(self, x: int, weights: int, *others: int) -> None:
         """As `once`, for addresses of dense arrays that the caller has checked.
 
-        Those are `x`, `weights`, then those that the problem has of `bias`, `residual` and `c`, then `out`. Raises `KernelError`.
+        Those are `x`, `weights`, then what the problem has of `bias`, `residual` and `c`, then `out`. Raises `KernelError`.
         """
         if self._reads_as_stored:
             return self._run(x, weights, *others)

@@ -18,8 +18,8 @@ from sevenloops.compile.runtime import LoadedKernel
 from sevenloops.compile.store import kernel_image
 from sevenloops.descriptor import parse_problem
 from sevenloops.epilogue import Epilogue
-from sevenloops.errors import ScheduleError
-from sevenloops.functional_gradients import input_gradient, weight_gradient
+from sevenloops.errors import ArrayError, ScheduleError
+from sevenloops.functional_gradients import InputGradient, WeightsGradient, input_gradient, weight_gradient
 from sevenloops.gradients import GRADIENTS
 from sevenloops.machine import Machine
 from sevenloops.problem import ConvProblem
@@ -239,3 +239,14 @@ def test_the_adjoint_of_the_adjoint() -> None:
         seen = tuple(size - cut for size, cut in zip(forward.in_size, beyond(adjoint(forward))))
         assert (back.in_size, back.w_shape, back.out_size) == (seen, forward.w_shape, forward.out_size)
     assert reference_conv(adjoint(forward), np.ones(forward.y_shape), np.ones(forward.w_shape)).shape == forward.x_shape
+
+
+def test_kernels_are_found_by_sizes_and_know_their_algorithm() -> None:
+    problem = forward_of(MORE[2])
+    x, dy, w = operands(problem, problem.x_shape, problem.y_shape, problem.w_shape)
+    back, weights = InputGradient(problem, threads=1), WeightsGradient(problem, algorithm="gradient_naive")
+    assert back.algorithm == back.kernel.algorithm and weights.algorithm == "gradient_naive"
+    np.testing.assert_array_equal(back(dy, w), input_gradient(problem, dy, w, threads=2))
+    np.testing.assert_array_equal(weights(x, dy), weight_gradient(problem, x, dy, threads=2, algorithm="gradient_naive"))
+    with pytest.raises(ArrayError, match="dy must have shape"):
+        weights(x, x)

@@ -41,13 +41,15 @@ class Settings:
 class Prepared:
     """An operation ready to run: `run()` computes it once, `output()` gives the last result as `problem.y_shape`.
 
-    For a network `output()` is a list with an array for each of its outputs.
+    For a network `output()` is a list with an array for each of its outputs. A `run` of several parts appends the seconds
+    of each to a list of `parts`.
     """
 
     run: Callable[[], object]
     output: Callable[[], Any]
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, list[float]] = field(default_factory=dict)
 
 
 def median_time_s(run: Callable[[], object], min_time_s: float, min_iterations: int = 3) -> float:
@@ -75,7 +77,7 @@ def fastest(ways: dict[str, Callable[[], Prepared]]) -> Prepared:
             if not built:
                 raise
     _, name, best = min(built, key=lambda entry: entry[0])
-    return Prepared(best.run, best.output, name, best.details)
+    return replace(best, note=name)
 
 
 def _prepare_sevenloops(problem: Problem, inputs: Inputs, settings: Settings, schedule: Schedule | None = None) -> Prepared:
@@ -166,6 +168,10 @@ def _prepare_mnn(problem: Problem, inputs: Inputs, settings: Settings) -> Prepar
     raise Unsupported("MNN is compared on whole networks only: sevenloops bench MODEL")
 
 
+def _prepare_torch_compile(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
+    raise Unsupported("torch-compile is compared on training steps only: sevenloops bench train")
+
+
 def _prepare_openvino(problem: Problem, inputs: Inputs, settings: Settings) -> Prepared:
     from .onnx_peers import prepare_openvino
 
@@ -202,10 +208,11 @@ ENGINES: dict[str, Engine] = {
     "untuned": Engine(_prepare_untuned, ("sevenloops",)),
     "torch": Engine(_prepare_torch, ("torch",)),
     "torch-nchw": Engine(_prepare_torch_nchw, ("torch",)),
+    "torch-compile": Engine(_prepare_torch_compile, ("torch",)),
     "onnxruntime": Engine(_prepare_onnxruntime, ("onnxruntime", "onnx")),
     "openvino": Engine(_prepare_openvino, ("openvino", "onnx")),
     "mnn": Engine(_prepare_mnn, ("MNN",)),
     "numpy": Engine(_prepare_numpy, ("numpy",)),
 }
 #: Engines that are compared on whole networks, not on single layers.
-NETWORKS_ONLY = ("mnn",)
+NETWORKS_ONLY = ("mnn", "torch-compile")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..analysis.shares import share_text
 from ..errors import SevenLoopsError
+from .report import STEP_COLUMNS, step_cells
 from .results import NO_PEERS
 
 __all__ = ["MarkdownError", "page", "read_documents"]
@@ -61,9 +62,10 @@ def _command(command: str) -> str:
 def _title(document: Document) -> str:
     words = document["environment"]["command"].split()
     if "--network" in words:
-        batch = words[words.index("--batch") + 1] if "--batch" in words else "1"
-        return f"{words[words.index('--network') + 1]}, batch {batch}"
-    kind = next((kind for kind in ("gemm", "shift", "conv") if kind in words), "whole networks")
+        what, default = ("gradients of ", "16") if "gradients" in words else ("", "1")
+        given = words[words.index("--batch") + 1] if "--batch" in words else default
+        return f"{what}{words[words.index('--network') + 1]}, batch {given}"
+    kind = next((kind for kind in ("train", "gradients", "gemm", "shift", "conv") if kind in words), "whole networks")
     batch = words[words.index("--batch") + 1] if "--batch" in words else None
     return f"{kind}, batch {batch}" if batch else kind
 
@@ -86,6 +88,11 @@ def _summary(documents: list[Document]) -> list[str]:
                 f"{1e3 * min(totals):.2f}" if totals else "-",
             ]
         )
+        rows += [
+            [f"{_title(d)}: {kind}", str(means["rows_compared"]), _ratio(means["geometric_mean_ratio"]),
+             _ratio(means["least_ratio"]), str(means["rows_below_1"]), "", ""]
+            for kind, means in s.get("kinds", {}).items()
+        ]  # fmt: skip
         ratios = [row["ratio"] for row in d["rows"] if row["ratio"] is not None]
         logs += [math.log(ratio) for ratio in ratios]
         least += ratios
@@ -100,7 +107,8 @@ def _summary(documents: list[Document]) -> list[str]:
 def _section(document: Document) -> list[str]:
     environment, peers = document["environment"], _peers(document)
     versions = ", ".join(f"{name} {version}" for name, version in environment["engines"].items())
-    header = ["problem", "x", "algorithm", "sevenloops ms", *(f"{p} ms" for p in peers)]
+    floors = "kinds" in document["summary"]
+    header = ["problem", "x", "algorithm", *(["floor ms"] if floors else []), "sevenloops ms", *(f"{p} ms" for p in peers)]
     header += ["GFLOP/s", "% of peak", "ratio", "error"]
     lines = [f"## {_title(document)}", "", f"    {_command(environment['command'])}", ""]
     lines += [
@@ -108,17 +116,29 @@ def _section(document: Document) -> list[str]:
         f"{document['peak_gflops']:.0f} GFLOP/s, {document['bandwidth_gbs']:.0f} GB/s; {environment['date']}; {versions}.",
         "",
     ]
-    return [*lines, *_table(header, (_row(row, peers) for row in document["rows"])), ""]
+    if any("parts_s" in engine for row in document["rows"] for engine in row["engines"].values()):
+        return [*lines, *_table([*STEP_COLUMNS], _steps(document)), ""]
+    return [*lines, *_table(header, (_row(row, peers, floors) for row in document["rows"])), ""]
+
+
+def _steps(document: Document) -> list[list[str]]:
+    """One row for each engine that trains a network."""
+    return [
+        step_cells(f"{row['name']}, `{row['problem']}`", name, values, row["engines"]["sevenloops"].get("median_s"))
+        for row in document["rows"]
+        for name, values in row["engines"].items()
+    ]
 
 
 def _milliseconds(engine: dict[str, Any] | None) -> str:
     return f"{1e3 * engine['median_s']:.4g}" if engine and "median_s" in engine else "-"
 
 
-def _row(row: dict[str, Any], peers: list[str]) -> list[str]:
+def _row(row: dict[str, Any], peers: list[str], floors: bool) -> list[str]:
     own = row["engines"]["sevenloops"]
     cells = [f"{row['name']}: `{row['problem']}`" if row["name"] != row["problem"] else f"`{row['problem']}`"]
-    cells += [str(row["repeats"]), own.get("details", {}).get("algorithm", "-"), _milliseconds(own)]
+    cells += [str(row["repeats"]), own.get("details", {}).get("algorithm", "-")]
+    cells += [*([f"{1e3 * row['floor_s']:.4g}"] if floors else []), _milliseconds(own)]
     cells += [_milliseconds(row["engines"].get(peer)) for peer in peers]
     if "median_s" not in own:
         return [*cells, "-", "-", "-", own.get("reason") or "-"]

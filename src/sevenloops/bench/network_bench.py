@@ -28,7 +28,7 @@ from .runner import BenchError, Options, Progress, run_rows
 from .shift_graphs import has_shifts, without_shifts
 from .shift_roads import ROADS
 
-__all__ = ["NETWORKS", "NetworkCase", "case", "random_feeds", "run_networks"]
+__all__ = ["NETWORKS", "NetworkCase", "NetworkWork", "case", "network_work", "random_feeds", "run_networks"]
 
 Array = np.ndarray[Any, Any]
 #: The networks of `sevenloops bench networks`.
@@ -115,13 +115,13 @@ def run_networks(cases: Sequence[NetworkCase], options: Options, progress: Progr
         if options.check:
             progress(f"{item.name}: computing in float64")
             timings = _with_errors(timings, values, threads, folder)
-        return Row(item.name, _work(item), 1, timings)
+        return Row(item.name, network_work(item), 1, timings)
 
     return run_rows(cases, [item.name for item in cases], prepare, options, progress)
 
 
-def _work(item: NetworkCase) -> NetworkWork:
-    """Nodes whose sizes depend on values are not counted."""
+def network_work(item: NetworkCase) -> NetworkWork:
+    """What one inference computes. Nodes whose sizes depend on values are not counted."""
     sized = infer(item.graph, item.sizes)
     counted = [n for n in sized.nodes if all(sized.type_of(name).known for name in (*n.inputs, *n.outputs) if name)]
     edges = [sized.type_of(name) for name in (*(value.name for value in sized.inputs), *sized.outputs)]

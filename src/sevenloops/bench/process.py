@@ -58,6 +58,10 @@ class EngineProcess:
             raise WorkerError(answer["reason"])
         return answer
 
+    def restart(self) -> None:
+        """Begin anew, in a fresh process, with the next request."""
+        self._stop()
+
     def close(self) -> None:
         """End the worker."""
         self._stop()

@@ -19,7 +19,7 @@ from ..analysis.shares import MARK_MEANS, above_possible, share_text
 from ..errors import printable
 from .results import OWN, BenchRun, Row, Timing, Work, geometric_mean
 
-__all__ = ["render", "render_starts", "summary", "to_json", "write_atomically"]
+__all__ = ["STEP_COLUMNS", "render", "render_starts", "render_steps", "step_cells", "summary", "to_json", "write_atomically"]
 
 #: slowest over fastest round from which on a row says more about the machine's other work than about the engines
 NOISY = 1.3
@@ -28,13 +28,21 @@ NOISY = 1.3
 def summary(run: BenchRun) -> dict[str, Any]:
     """The figures over all rows: ratios are the fastest peer's time over ours."""
     ratios = run.ratios
+    kinds = {kind: [row.ratio for row in rows if row.ratio is not None] for kind, rows in run.kinds().items()}
     return {
         "rows": len(run.rows),
+        **_means(ratios),
+        "total_s": {name: run.total_s(name) for name in (OWN, *run.peers)},
+        **({"kinds": {kind: _means(values) for kind, values in kinds.items()}} if kinds else {}),
+    }
+
+
+def _means(ratios: list[float]) -> dict[str, Any]:
+    return {
         "rows_compared": len(ratios),
         "geometric_mean_ratio": geometric_mean(ratios),
         "least_ratio": min(ratios, default=None),
         "rows_below_1": sum(ratio < 1 for ratio in ratios),
-        "total_s": {name: run.total_s(name) for name in (OWN, *run.peers)},
     }
 
 
@@ -58,6 +66,7 @@ def _row_values(row: Row, run: BenchRun) -> dict[str, Any]:
         "repeats": row.repeats,
         "macs": row.problem.macs,
         "unique_bytes": row.problem.unique_bytes,
+        "floor_s": run.floor_s(row.problem),
         "ratio": row.ratio,
         **({"over_unshifted": row.over_unshifted} if row.over_unshifted else {}),
         **({"untuned_over_own": row.untuned_over_own} if row.untuned_over_own else {}),
@@ -82,6 +91,7 @@ def _timing_values(timing: Timing, row: Row, run: BenchRun) -> dict[str, Any]:
         **({"share_of_peak_beside": run.share_of_peak(row, timing.engine)} if timing.peaks_gflops else {}),
         "above_possible": above_possible(run.share_of_peak(row, timing.engine), row.problem.macs, timing.macs_executed),
         "gbs": 1e-9 * row.problem.unique_bytes / timing.median_s,
+        **({"parts_s": timing.part_medians_s} if timing.parts_s else {}),
         "error": timing.error,
         "note": timing.note,
         **({"details": timing.details} if timing.details else {}),
@@ -110,7 +120,9 @@ def render(run: BenchRun) -> RenderableType:
     table = Table(title_justify="left")
     table.add_column("problem", overflow="fold")
     table.add_column("x", justify="right")
-    table.add_column("algorithm")
+    table.add_column("algorithm", overflow="fold")
+    if run.kinds():
+        table.add_column("floor\nms", justify="right")
     for name in (OWN, *run.peers):
         table.add_column(f"{name}\nms", justify="right")
     for title in ("GFLOP/s", "% of\npeak", "ratio", "error"):
@@ -146,6 +158,47 @@ def render_starts(run: BenchRun) -> RenderableType:
     return Group(table, *(Text(f"errors are against {text}, relative to the largest output") for text in sorted(against)))
 
 
+#: One row an engine that trains; the difference is of its loss, relative, to that of PyTorch's eager steps.
+STEP_COLUMNS = (
+    "network", "engine", "ms", "forward", "backward", "optimizer", "times ours", "loss differs by", "first step, s",
+    "memory, MB",
+)  # fmt: skip
+
+
+def step_cells(name: str, engine: str, values: dict[str, Any], own_s: float | None) -> list[str]:
+    """The cells of `STEP_COLUMNS`, from an engine's part of the JSON."""
+    if "median_s" not in values:
+        return [name, engine, *["-"] * (len(STEP_COLUMNS) - 2)]
+    details, seconds = values.get("details", {}), (values["median_s"], *values.get("parts_s", {}).values())
+    difference, start = values["error"], details.get("start_s")
+    before, peak = details.get("resident_before_bytes"), details.get("peak_bytes")
+    return [
+        name,
+        engine,
+        *(f"{1e3 * second:.4g}" for second in seconds),
+        "-" if own_s is None else f"{values['median_s'] / own_s:.2f}",
+        "-" if difference is None else f"{difference:.1e}",
+        "-" if start is None else f"{start:.3g}",
+        "-" if peak is None or before is None else f"{1e-6 * (peak - before):.0f}",
+    ]
+
+
+def render_steps(run: BenchRun) -> RenderableType:
+    """Of training: one row an engine, with the parts of its step, and below what the engines say of themselves."""
+    table = Table(title_justify="left")
+    for title in STEP_COLUMNS:
+        table.add_column(title, justify="left" if title in STEP_COLUMNS[:2] else "right")
+    notes = []
+    for row in run.rows:
+        own = row.timed(OWN)
+        for name, timing in row.timings.items():
+            values = _timing_values(timing, row, run)
+            table.add_row(*map(plain, step_cells(row.name, name, values, own.median_s if own else None)))
+            if timing.note:
+                notes.append(f"{row.name}, {name}: {timing.note}")
+    return Group(table, *(Text("\n".join(map(printable, note.splitlines()))) for note in notes))
+
+
 def plain(text: str) -> str:
     """A name from a model or a file, for rich: no control characters get through, and brackets are no markup."""
     return escape(printable(text))
@@ -159,7 +212,8 @@ def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
     return [
         plain(row.name if row.name == str(row.problem) else f"{row.name}: {short(row.problem)}"),
         str(row.repeats),
-        own.note if own and own.note else "-",
+        plain(_first_line(own.note)) if own and own.note else "-",
+        *([f"{1e3 * run.floor_s(row.problem):.4g}"] if run.kinds() else []),
         *[_time_cell(row.timings.get(name), best) for name in (OWN, *run.peers)],
         f"{gflops:.0f}" if gflops else "-",
         share_text(share, row.problem.macs, own.macs_executed if own else None),
@@ -171,6 +225,10 @@ def _cells(row: Row, run: BenchRun) -> list[RenderableType]:
 def short(problem: Work) -> str:
     """The descriptor without its epilogue, which is the same all over a network."""
     return " ".join(word for word in str(problem).split() if word != "bias" and not word.startswith("act="))
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "")
 
 
 def _time_cell(timing: Timing | None, best: float | None) -> RenderableType:
@@ -193,6 +251,12 @@ def _footer(run: BenchRun) -> list[Text]:
             f"fastest peer / sevenloops: geometric mean {figures['geometric_mean_ratio']:.3f}, "
             f"least {figures['least_ratio']:.3f}, {figures['rows_below_1']} of {figures['rows_compared']} rows below 1"
         )
+    lines += [
+        f"{kind}: geometric mean {means['geometric_mean_ratio']:.3f}, least {means['least_ratio']:.3f}, "
+        f"{means['rows_below_1']} of {means['rows_compared']} rows below 1"
+        for kind, means in figures.get("kinds", {}).items()
+        if means["rows_compared"]
+    ]
     over = [row.over_unshifted for row in run.rows if row.over_unshifted]
     if over:
         lines.append(

@@ -40,6 +40,7 @@ class Timing:
     note: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    parts_s: dict[str, tuple[float, ...]] = field(default_factory=dict)  # of iterations that have parts
     peaks_gflops: tuple[float, ...] = ()  # the machine's peak, sampled just before and after each round
 
     @property
@@ -51,6 +52,11 @@ class Timing:
     def median_s(self) -> float:
         """The median over the iterations of all rounds."""
         return statistics.median([time for times in self.rounds_s for time in times])
+
+    @property
+    def part_medians_s(self) -> dict[str, float]:
+        """The median of each part of an iteration."""
+        return {part: statistics.median(times) for part, times in self.parts_s.items()}
 
     @property
     def macs_executed(self) -> int | None:
@@ -71,12 +77,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One problem and the timings of every engine; `repeats` is how often a network has it."""
+    """One problem and the timings of every engine; `repeats` is how often a network has it.
+
+    `kinds` are groups of rows that have means of their own.
+    """
 
     name: str
     problem: Work
     repeats: int
     timings: dict[str, Timing]
+    kinds: tuple[str, ...] = ()
 
     def timed(self, engine: str) -> Timing | None:
         """The timing of an engine that has one."""
@@ -148,6 +158,18 @@ class BenchRun:
         if not gflops or not timing:
             return None
         return share_beside(row.problem.macs, timing.rounds_s, timing.peaks_gflops) or gflops / self.peak_gflops
+
+    def kinds(self) -> dict[str, list[Row]]:
+        """The rows of each kind, in the order of their names."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            for kind in row.kinds:
+                found.setdefault(kind, []).append(row)
+        return dict(sorted(found.items()))
+
+    def floor_s(self, work: Work) -> float:
+        """What the MACs take at the peak, or the unique bytes at the bandwidth, whichever is longer."""
+        return max(2e-9 * work.macs / self.peak_gflops, 1e-9 * work.unique_bytes / self.bandwidth_gbs)
 
     def total_s(self, engine: str) -> float | None:
         """Time of all layers with their repeats, or None if the engine misses one of them."""

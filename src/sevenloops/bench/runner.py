@@ -144,6 +144,7 @@ def _timed(row: Row, engines: dict[str, EngineProcess], options: Options, peak_g
     """The row with the times of all rounds."""
     timings = dict(row.timings)
     rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in engines}
+    parts: dict[str, dict[str, list[float]]] = {name: {} for name in engines}
     peaks: list[float] = []
     for _ in range(options.rounds):
         for name in [name for name, timing in timings.items() if timing.reason is None]:
@@ -155,12 +156,14 @@ def _timed(row: Row, engines: dict[str, EngineProcess], options: Options, peak_g
                 timings[name] = Timing(name, reason=str(error))
             else:
                 rounds[name].append(tuple(answer["times_s"]))
+                for part, seconds in answer["parts_s"].items():
+                    parts[name].setdefault(part, []).extend(seconds)
                 if name == OWN:
                     peaks.append(max(before, peak_gflops(PEAK_S)))
-    timed = {
-        name: dataclasses.replace(timing, rounds_s=() if timing.reason else tuple(rounds[name]))
-        for name, timing in timings.items()
-    }
+    timed = dict(timings)
+    for name in [name for name, timing in timings.items() if timing.reason is None]:
+        of_parts = {part: tuple(seconds) for part, seconds in parts[name].items()}
+        timed[name] = dataclasses.replace(timings[name], rounds_s=tuple(rounds[name]), parts_s=of_parts)
     timed[OWN] = dataclasses.replace(timed[OWN], peaks_gflops=tuple(peaks))
     return dataclasses.replace(row, timings=timed)
 

@@ -13,7 +13,7 @@ from ..problem import ConvProblem, GemmProblem, Problem
 from .engines import Prepared, fastest
 from .shift_roads import depthwise_road, slices_road
 
-__all__ = ["prepare"]
+__all__ = ["image_tensor", "prepare", "weight_tensor"]
 
 #: the names that oneDNN's fused operators know
 FUSED = {"none": "none", "relu": "relu", "clip": "hardtanh", "sigmoid": "sigmoid", "silu": "swish"}
@@ -77,7 +77,7 @@ def _epilogue(problem: Problem, residual: Any) -> Callable[[Any], Any]:
     return activate
 
 
-def _image(array: np.ndarray[Any, Any], channels_last: bool) -> Any:
+def image_tensor(array: np.ndarray[Any, Any], channels_last: bool) -> Any:
     """An NHWC array as a tensor of logical shape NCHW, stored channels last or channels first."""
     import torch
 
@@ -85,7 +85,8 @@ def _image(array: np.ndarray[Any, Any], channels_last: bool) -> Any:
     return tensor if channels_last and tensor.dim() > 3 else tensor.contiguous()
 
 
-def _weight(array: np.ndarray[Any, Any], channels_last: bool) -> Any:
+def weight_tensor(array: np.ndarray[Any, Any], channels_last: bool) -> Any:
+    """Weights in PyTorch's order as a tensor, stored channels last or as they are."""
     import torch
 
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -104,8 +105,8 @@ def _optional(array: np.ndarray[Any, Any] | None) -> Any:
 def _conv(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> Prepared:
     import torch.nn.functional as functional
 
-    x, w, bias = _image(inputs.x, channels_last), _weight(inputs.w, channels_last), _optional(inputs.bias)
-    residual = None if inputs.residual is None else _image(inputs.residual, channels_last)
+    x, w, bias = image_tensor(inputs.x, channels_last), weight_tensor(inputs.w, channels_last), _optional(inputs.bias)
+    residual = None if inputs.residual is None else image_tensor(inputs.residual, channels_last)
     finish = _epilogue(problem, residual)
     rank, stride, dilation, groups = problem.rank, problem.stride, problem.dilation, problem.groups
     padding = [before for before, _ in problem.padding]
@@ -131,9 +132,9 @@ def _conv_packed(problem: ConvProblem, inputs: Inputs, channels_last: bool) -> P
         raise NotImplementedError("no prepacked form")
     if any(before != after for before, after in problem.padding):
         raise NotImplementedError("no prepacked form with uneven padding")
-    x, bias = _image(inputs.x, channels_last), _optional(inputs.bias)
+    x, bias = image_tensor(inputs.x, channels_last), _optional(inputs.bias)
     stride, dilation, padding = list(problem.stride), list(problem.dilation), [before for before, _ in problem.padding]
-    plain, groups = _weight(inputs.w, channels_last).to_mkldnn(), problem.groups
+    plain, groups = weight_tensor(inputs.w, channels_last).to_mkldnn(), problem.groups
     name, numbers, operators = FUSED[epilogue.activation], list(epilogue.params), torch.ops.mkldnn
     if problem.transposed:
         extra = list(problem.output_padding)
@@ -186,10 +187,10 @@ def _with_residual(problem: ConvProblem) -> None:
 
 def _depthwise_road(problem: ConvProblem, inputs: Inputs, channels_last: bool, make: MakeStep) -> Callable[[], Any]:
     _with_residual(problem)
-    road, x = depthwise_road(problem), _image(inputs.x, channels_last)
-    kernel = _weight(road.weight, channels_last)
+    road, x = depthwise_road(problem), image_tensor(inputs.x, channels_last)
+    kernel = weight_tensor(road.weight, channels_last)
     move = make(x, kernel, None, list(problem.stride), road.padding, road.dilation, problem.in_channels, None)
-    w, bias = _weight(inputs.w, channels_last), _optional(inputs.bias)
+    w, bias = weight_tensor(inputs.w, channels_last), _optional(inputs.bias)
     mix = make(move(x), w, bias, [1, 1], [0, 0], [1, 1], 1, problem)
     return lambda: mix(move(x))
 
@@ -199,7 +200,7 @@ def _slices_road(problem: ConvProblem, inputs: Inputs, channels_last: bool, make
     import torch.nn.functional as functional
 
     _with_residual(problem)
-    road, x = slices_road(problem), _image(inputs.x, channels_last)
+    road, x = slices_road(problem), image_tensor(inputs.x, channels_last)
     sides = [side for pair in reversed(road.padding) for side in pair]
     cuts = []
     for (first, end, step), start in road.slices:
@@ -210,7 +211,7 @@ def _slices_road(problem: ConvProblem, inputs: Inputs, channels_last: bool, make
         padded = functional.pad(x, sides)
         return torch.cat([padded[cut] for cut in cuts], 1)
 
-    w = _weight(np.ascontiguousarray(inputs.w[:, road.order]), channels_last)
+    w = weight_tensor(np.ascontiguousarray(inputs.w[:, road.order]), channels_last)
     mix = make(move(), w, _optional(inputs.bias), [1, 1], [0, 0], [1, 1], 1, problem)
     return lambda: mix(move())
 

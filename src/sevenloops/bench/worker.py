@@ -6,8 +6,10 @@ request                                                                         
 `{"do": "hello"}`                                                                     `{"version": "2.1"}`
 `{"do": "prepare", "problem", "seed", "threads", "algorithm", "isa", "output", ...}`  `{"note", "details"}`
 `{"do": "prepare_network", "files", "graph", "feeds", "threads", "accuracy", ...}`     the same
+`{"do": "prepare_gradient", "direction", "problem", "seed", "threads", ...}`           the same
+`{"do": "prepare_training", "graph", "torchvision", "shape", "classes", ...}`          the same
 `{"do": "reference", "files", "graph", "feeds", "output"}`                            `{}`
-`{"do": "time", "min_time_s", "min_iterations"}`                                      `{"times_s": [...]}`
+`{"do": "time", "min_time_s", "min_iterations"}`                                      `{"times_s", "parts_s"}`
 ====================================================================================  ==============================
 
 `prepare` builds the inputs from the seed, runs once, and saves the result (`y_shape`) to the `.npy` file `output`.
@@ -48,6 +50,8 @@ class _Worker:
             "hello": self.hello,
             "prepare": self.prepare,
             "prepare_network": self.prepare_network,
+            "prepare_gradient": self.prepare_gradient,
+            "prepare_training": self.prepare_training,
             "reference": self.reference,
             "time": self.time,
         }
@@ -79,7 +83,28 @@ class _Worker:
         self.prepared = None  # frees the memory of the last problem before the next one is built
         parsed = parse_problem(problem)
         settings = Settings(threads, algorithm, isa, accuracy)
-        prepared = self.engine.prepare(parsed, make_inputs(parsed, seed), settings)
+        return self._ready(self.engine.prepare(parsed, make_inputs(parsed, seed), settings), output)
+
+    def prepare_gradient(
+        self, direction: str, problem: str, seed: int, threads: int, algorithm: str | None, output: str
+    ) -> dict[str, Any]:
+        """As `prepare`, for one direction of a layer (`gradients`)."""
+        from .gradient_peers import prepare_gradient
+        from .gradients import GradientWork
+
+        self.prepared = None
+        work = GradientWork(direction, parse_problem(problem))
+        return self._ready(prepare_gradient(self.name, work, seed, Settings(threads, algorithm)), output)
+
+    def prepare_training(self, threads: int, **values: Any) -> dict[str, Any]:
+        """Build a network, train it for a few steps, and have one step ready (`training_peers`)."""
+        from .training_peers import TrainingTask, prepare_training
+
+        self.prepared = None
+        self.prepared = prepared = prepare_training(self.name, TrainingTask.from_values(**values), Settings(threads))
+        return {"note": prepared.note, "details": prepared.details}
+
+    def _ready(self, prepared: Prepared, output: str) -> dict[str, Any]:
         prepared.run()
         np.save(output, prepared.output())
         self.prepared = prepared
@@ -110,21 +135,23 @@ class _Worker:
         return {}
 
     def time(self, min_time_s: float, min_iterations: int) -> dict[str, Any]:
-        """Seconds of each iteration, after warming up (at least once, and long enough to wake the threads)."""
+        """Seconds of each iteration and its parts, after warming up (at least once, and long enough to wake the threads)."""
         if self.prepared is None:
             raise Unsupported("nothing is prepared")
-        run, clock = self.prepared.run, time.perf_counter
+        run, parts, clock = self.prepared.run, self.prepared.parts, time.perf_counter
         warm = clock() + WARM_UP_S
         run()
         while clock() < warm:
             run()
+        for seconds in parts.values():
+            seconds.clear()
         times: list[float] = []
         end = clock() + min_time_s
         while len(times) < min_iterations or (clock() < end and len(times) < MAX_ITERATIONS):
             start = clock()
             run()
             times.append(clock() - start)
-        return {"times_s": times}
+        return {"times_s": times, "parts_s": parts}
 
 
 def _private_stdout() -> TextIO:

@@ -8,18 +8,24 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..bench.gradients import run_gradients
 from ..bench.network_bench import case, run_networks
 from ..bench.networks import Layer
-from ..bench.report import plain, render, render_starts, to_json, write_atomically
+from ..bench.report import plain, render, render_starts, render_steps, to_json, write_atomically
 from ..bench.results import BenchRun
 from ..bench.runner import BenchError, Options, run_bench
+from ..bench.training import BATCHES, SIDE, TORCHVISION, TrainingCase, run_training
 from ..classify import is_file, load_graph
 from .problems import named_shapes
 
-__all__ = ["bench_command", "bench_networks_command", "split_names"]
+__all__ = [
+    "bench_command", "bench_gradients_command", "bench_networks_command", "bench_training_command", "split_names",
+]  # fmt: skip
 
 #: a table has a column for each engine; into a file or pipe it is written at this width
 PIPE_WIDTH = 200
+#: Images of a training step where the network has no number of its own.
+DEFAULT_BATCH = 16
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -36,6 +42,16 @@ def bench_command(layers: Sequence[Layer], options: Options, json: bool, output:
     _show(run, json, output)
 
 
+def bench_gradients_command(
+    layers: Sequence[Layer], directions: Sequence[str], options: Options, json: bool, output: Path | None
+) -> None:
+    """Measure layers in each direction, then print and write as `bench_command` does."""
+    _check_folder(output)
+    with Console(stderr=True).status("") as status:
+        run = run_gradients(layers, options, directions, lambda text: status.update(plain(text)))
+    _show(run, json, output)
+
+
 def bench_networks_command(
     models: Sequence[str], batch: int, shapes: Sequence[str], options: Options, json: bool, output: Path | None
 ) -> None:
@@ -48,6 +64,27 @@ def bench_networks_command(
     _show(run, json, output)
     if not json:
         _console().print(render_starts(run))
+
+
+def bench_training_command(
+    models: Sequence[str], batch: int | None, shapes: Sequence[str], options: Options, json: bool, output: Path | None
+) -> None:
+    """Measure a training step of whole networks, then print and write as `bench_command` does."""
+    _check_folder(output)
+    sizes = named_shapes(shapes)
+    cases = []
+    for model in models or BATCHES:
+        images = batch or BATCHES.get(model, DEFAULT_BATCH)
+        if model.startswith(TORCHVISION):
+            cases.append(TrainingCase(model, None, {"input": (images, 3, SIDE, SIDE), **sizes}))
+        else:
+            found = case(Path(model).stem if is_file(model) else model, load_graph(model), images, sizes)
+            cases.append(TrainingCase(found.name, found.graph, found.sizes))
+    with Console(stderr=True).status("") as status:
+        run = run_training(cases, options, lambda text: status.update(plain(text)))
+    _show(run, json, output)
+    if not json:
+        _console().print(render_steps(run))
 
 
 def _check_folder(output: Path | None) -> None:

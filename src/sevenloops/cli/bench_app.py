@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -152,6 +153,62 @@ def bench_gemm(
 
     chosen = as_layers(gemm_problems(problems or []))
     bench_command(chosen, Options(split_names(against), threads, algorithm, isa, rounds, accuracy=accuracy), json, output)
+
+
+@bench_app.command("train")
+@reporting
+def bench_train(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NETWORK...]", help="Names of the zoo, ONNX files, or torchvision:NAME; five networks."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images in a batch; by default the network's own, or 16.")] = None,
+    shape: Shape = None,
+    against: Annotated[str, typer.Option(help="Comma-separated: torch, torch-compile, or none.")] = "torch,torch-compile",
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Time training steps of whole networks: forward, backward, SGD with momentum; `bench train resnet18 --batch 16`."""
+    from ..bench.runner import Options
+    from .bench import bench_training_command, split_names
+
+    options = Options(split_names(against), threads, rounds=rounds, slice_s=0.5, min_iterations=2)
+    bench_training_command(models or [], batch, shape or [], options, json, output)
+
+
+@bench_app.command("gradients")
+@reporting
+def bench_gradients(
+    problems: Problems = None,
+    network: Annotated[str | None, typer.Option(help="All layers of networks, with commas between: vgg16,resnet18.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch, for --network.")] = 16,
+    directions: Annotated[str, typer.Option(help="Comma-separated: forward, data, weights.")] = "forward,data,weights",
+    against: Annotated[
+        str, typer.Option(help="Comma-separated: torch, torch-nchw, sevenloops:ALGORITHM, or none.")
+    ] = "torch",
+    threads: Threads = None,
+    rounds: Rounds = 7,
+    json: Json = False,
+    output: Output = None,
+) -> None:
+    """Time layers in the directions of a training step, new weights in every call: `bench gradients --network resnet18`.
+
+    A fully connected layer is `gemm mBATCH nOUT kIN tb`.
+    """
+    from ..bench.networks import layers
+    from ..bench.runner import Options, as_layers
+    from .bench import bench_gradients_command, split_names
+    from .problems import any_problems
+
+    names = split_names(network or "")
+    chosen = as_layers(any_problems(problems or []))
+    for name in names:
+        title = f"{name} " if len(names) > 1 else ""
+        chosen += [replace(layer, name=title + layer.name) for layer in layers(name, batch)]
+    options = Options(split_names(against), threads, rounds=rounds)
+    bench_gradients_command(chosen, split_names(directions), options, json, output)
 
 
 @bench_app.command("accuracy")

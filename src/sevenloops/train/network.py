@@ -1,0 +1,70 @@
+"""The network of a training: a graph of the zoo with the weights that a recipe begins with, as a module."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..graph.ir import Graph
+from ..models import build
+from ..torch import from_graph
+from .errors import TrainingError
+from .recipes import Recipe
+
+__all__ = ["ENGINES", "begin", "module_of", "network"]
+
+#: Who computes: our kernels where they are faster and PyTorch elsewhere, or PyTorch alone.
+ENGINES = ("sevenloops", "torch")
+#: Convolutions of AlexNet, from 1, whose biases are 1 at the start, as are those of the hidden fully connected layers.
+POSITIVE = (2, 4, 5)
+
+
+def network(
+    model: str, recipe: Recipe, *, channels: int, side: int, classes: int, seed: int, options: Mapping[str, Any]
+) -> Graph:  # fmt: skip
+    """A network of the zoo for pictures of a data set, with the weights that the recipe begins with, by the seed."""
+    return begin(build(model, channels=channels, size=side, classes=classes, **options), recipe.init, seed)
+
+
+def begin(graph: Graph, init: str, seed: int) -> Graph:
+    """The graph with the weights at the start of a training.
+
+    "he": N(0, 2 / fan in), of the last layer N(0, 1 / fan in). "alexnet": N(0, 0.01). Biases are 0, with "alexnet" 1 in the
+    second, fourth and fifth convolution and in hidden fully connected layers. Batch norm begins as the identity.
+    """
+    constants = dict(graph.constants)
+    layers = [node for node in graph.nodes if node.op in ("Conv", "Gemm")]
+    convolutions = [node for node in layers if node.op == "Conv"]
+    positive = [node for at, node in enumerate(convolutions, 1) if at in POSITIVE]
+    positive += [node for node in layers[:-1] if node.op == "Gemm"]
+    for node in layers:
+        name, shape = node.inputs[1], constants[node.inputs[1]].shape
+        gain = 1 if node is layers[-1] else 2
+        deviation = 0.01 if init == "alexnet" else math.sqrt(gain / math.prod(shape[1:]))
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        constants[name] = rng.standard_normal(shape, np.float32) * np.float32(deviation)
+        if len(node.inputs) > 2:
+            bias = node.inputs[2]
+            constants[bias] = np.full(constants[bias].shape, init == "alexnet" and node in positive, np.float32)
+    for node in graph.nodes:
+        if node.op == "BatchNormalization":
+            for name, value in zip(node.inputs[1:], (1, 0, 0, 1)):
+                constants[name] = np.full(constants[name].shape, value, np.float32)
+    return graph.replace(constants=constants)
+
+
+def module_of(graph: Graph, engine: str) -> tuple[Any, str]:
+    """The graph as a module that trains, channels last, and in words what computes it."""
+    if engine not in ENGINES:
+        raise TrainingError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+    module = from_graph(graph).to(memory_format=torch.channels_last)
+    if engine == "torch":
+        return module, f"PyTorch {torch.__version__}"
+    from ..torch import accelerate
+
+    return module, str(accelerate(module))

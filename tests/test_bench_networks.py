@@ -96,7 +96,7 @@ def everything() -> Graph:
 def test_the_converter_to_pytorch_agrees_with_onnx_runtime() -> None:
     pytest.importorskip("torch")
     ort = pytest.importorskip("onnxruntime")
-    from sevenloops.bench.torch_model import compute, interpreter
+    from sevenloops.bench.torch_model import compute, peer
 
     graph = everything()
     feeds = random_feeds(graph, {"x": (2, 4, 17, 19)}, 1)
@@ -105,7 +105,7 @@ def test_the_converter_to_pytorch_agrees_with_onnx_runtime() -> None:
     (found,) = compute(graph, feeds)
     assert found.dtype == np.float64 and np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
     with pytest.raises(Unsupported, match="Shift is not among the operators"):
-        interpreter(shifting((3, 3), "modulo", 1), {"x": (1, 20, 7, 9)})
+        peer(shifting((3, 3), "modulo", 1), {"x": (1, 20, 7, 9)})
 
 
 def test_sizes_of_a_case() -> None:

@@ -48,7 +48,7 @@ FIGURES = {
 }
 
 
-def pytorch_macs(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> int:
+def pytorch_macs(graph: Graph) -> int:
     """What PyTorch's own counter says of the operators that it is asked for, without computing them.
 
     A shift, which multiplies nothing, is a copy for it: as the depthwise convolution that other engines are given, each
@@ -57,14 +57,10 @@ def pytorch_macs(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> int:
     torch = pytest.importorskip("torch")
     from torch.utils.flop_counter import FlopCounterMode
 
-    from sevenloops.bench import torch_model
+    from sevenloops.torch.graphs import from_graph
 
-    def constant(array: np.ndarray[Any, Any], dtype: str) -> Any:
-        return torch.empty(array.shape, device="meta") if array.dtype.kind == "f" and array.ndim else torch.tensor(array)
-
-    monkeypatch.setattr(torch_model, "_constant", constant)
     plain = tuple(node if node.domain != OWN else Node("Identity", node.inputs, node.outputs) for node in graph.nodes)
-    module = torch_model.interpreter(graph.replace(nodes=plain), {})
+    module = from_graph(graph.replace(nodes=plain), device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(*(torch.empty(value.sizes, device="meta") for value in graph.inputs))
     flops = int(counter.get_total_flops())
@@ -73,13 +69,13 @@ def pytorch_macs(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_zoo_has_the_published_figures(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_zoo_has_the_published_figures(name: str) -> None:
     """Those of the papers and of torchvision, and PyTorch's count; parameters are what a state dict has but statistics."""
     graph = build(name, batch=1)
     everything = total(count(graph))
     assert (everything.params, everything.macs) == FIGURES[name]
     assert everything.params == sum(a.size for key, a in graph.constants.items() if key.endswith((".weight", ".bias")))
-    assert everything.macs == pytorch_macs(graph, monkeypatch)
+    assert everything.macs == pytorch_macs(graph)
 
 
 def test_the_page_has_the_same_figures() -> None:
@@ -149,13 +145,13 @@ def test_transposed_convolutions_count_with_the_size_of_their_input() -> None:
     assert row.macs == 25 * 9 * 6 * 4 // 2  # every input meets every tap of its group once
 
 
-def test_groups_dilation_and_transposed_convolutions_equal_pytorchs_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_dilation_and_transposed_convolutions_equal_pytorchs_count() -> None:
     net = GraphBuilder("many")
     x = net.conv(net.input("x", (2, 8, 17, 15)), 16, 3, stride=2, padding=2, groups=4, bias=False)
     x = net.batch_norm(net.conv(x, 12, 3, dilation=2))
     x = net.conv_transpose(net.max_pool(net.relu(x), 2, stride=1), 18, 4, stride=2, padding=1, groups=3)
     graph = net.graph(y=net.linear(net.flatten(net.global_average_pool(x)), 10))
-    assert total(count(graph)).macs == pytorch_macs(graph, monkeypatch)
+    assert total(count(graph)).macs == pytorch_macs(graph)
 
 
 def product(op: str, a: tuple[int, ...], b: tuple[int, ...], y: tuple[int, ...], **attributes: int) -> Graph:

@@ -73,7 +73,7 @@ def total(costs: Iterable[Cost], name: str = "total") -> Cost:
 
 
 def _cost(graph: Graph, node: Node, seen: set[str]) -> Cost:
-    params = sum(graph.constants[name].size for name in _trained(graph, node) if name not in seen)
+    params = sum(graph.constants[name].size for name in trained(graph, node) if name not in seen)
     seen.update(node.inputs)
     touched = dict.fromkeys(name for name in (*node.inputs, *node.outputs) if name)
     moved = sum(math.prod(graph.type_of(name).sizes) * _itemsize(graph, name) for name in touched)
@@ -85,7 +85,7 @@ def _itemsize(graph: Graph, name: str) -> int:
     return np.dtype(graph.type_of(name).dtype).itemsize
 
 
-def _trained(graph: Graph, node: Node) -> list[str]:
+def trained(graph: Graph, node: Node) -> list[str]:
     names = [node.input(at) for at in TRAINED.get(node.op, ())]
     if node.op in ELEMENTWISE:
         names = [name for name in node.inputs if name in graph.constants and graph.constants[name].size > 1]

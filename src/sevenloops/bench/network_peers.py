@@ -208,7 +208,7 @@ def _torch(task: NetworkTask, settings: Settings) -> Prepared:
     import torch
 
     from ..graph.onnx_import import load_onnx
-    from .torch_model import interpreter
+    from .torch_model import outputs, peer
 
     torch.set_num_threads(settings.threads)
     torch.inference_mode(True).__enter__()  # for the rest of this process
@@ -217,7 +217,7 @@ def _torch(task: NetworkTask, settings: Settings) -> Prepared:
     def build(frozen: bool) -> Build:
         def with_file(path: Path) -> Prepared:
             graph = load_onnx(path)
-            module = interpreter(graph, sizes)
+            module = peer(graph, sizes)
             inputs = [_channels_last(torch.from_numpy(np.array(task.feeds[value.name]))) for value in graph.inputs]
             if frozen:
                 with _quiet():
@@ -225,7 +225,7 @@ def _torch(task: NetworkTask, settings: Settings) -> Prepared:
             last: list[Any] = []
 
             def run() -> None:
-                last[:] = module(*inputs)
+                last[:] = outputs(module(*inputs))
 
             return Prepared(run, lambda: [result.numpy() for result in last])
 

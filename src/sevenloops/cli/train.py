@@ -106,7 +106,7 @@ def _network_options(texts: tuple[str, ...]) -> dict[str, Any]:
 def _train(job: Job, team: Team, options: TrainOptions) -> None:
     from ..train.loop import Training
 
-    err = Console(stderr=True, highlight=False)
+    err = console(stderr=True)
     training = Training(job, team)
     if options.resume:
         training.resume()
@@ -151,13 +151,10 @@ def _bar(err: Console, shown: bool) -> Iterator[Callable[[Told], None]]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
     with Progress(*columns, console=err, transient=True, disable=not shown) as bar:
         task = bar.add_task("", total=None, told="")
-        last: Told | None = None
 
         def tell(now: Told) -> None:
-            nonlocal last
-            if last is not None and now.epoch > last.epoch and shown:
-                bar.console.print(_epoch_line(last, now))
-            last = now
+            if now.over and shown:
+                bar.console.print(_epoch_line(now))
             told = (
                 f"loss {now.loss:.4f}, accuracy {100 * now.accuracy:.2f} %, {now.images_per_s:,.0f} images/s, "
                 f"{_duration(now.seconds_left)} left"
@@ -167,12 +164,11 @@ def _bar(err: Console, shown: bool) -> Iterator[Callable[[Told], None]]:
         yield tell
 
 
-def _epoch_line(last: Told, now: Told) -> str:
-    tested = now.tested
-    test = f"; test: loss {tested.loss:.4f}, accuracy {100 * tested.accuracy:.2f} %" if tested else ""
+def _epoch_line(now: Told) -> str:
+    test = f"; test: loss {now.tested.loss:.4f}, accuracy {100 * now.tested.accuracy:.2f} %" if now.tested else ""
     return (
-        f"epoch {last.epoch + 1}/{last.epochs}: loss {last.loss:.4f}, accuracy {100 * last.accuracy:.2f} %{test}; "
-        f"{last.images_per_s:,.0f} images/s"
+        f"epoch {now.epoch + 1}/{now.epochs}: loss {now.loss:.4f}, accuracy {100 * now.accuracy:.2f} %{test}; "
+        f"{now.images_per_s:,.0f} images/s, {_duration(now.seconds_left)} left"
     )
 
 

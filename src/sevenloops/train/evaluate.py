@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..session import InferenceSession
-from ..torch import to_graph
+from ..torch.graphs import to_graph
 from .team import Team
 
 __all__ = ["Score", "evaluate", "evaluate_onnx", "export"]

@@ -16,7 +16,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,10 @@ __all__ = ["Progress", "Result", "Training"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is: `step` of `steps` in `epoch` (from 0) of `epochs`; loss and accuracy in training in this epoch."""
+    """Where a training is: `step` of `steps` in `epoch` (from 0) of `epochs`; loss and accuracy in training in this epoch.
+
+    `over` says that the epoch is: then `tested` is its test, before it is that of the epoch before.
+    """
 
     epoch: int
     epochs: int
@@ -46,6 +49,7 @@ class Progress:
     images_per_s: float
     seconds_left: float
     tested: Score | None
+    over: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class Training:
 
     def _epoch(self, trained: Any, scheduler: Any, tell: Callable[[Progress], None], board: Any) -> None:
         began, from_step, since = time.perf_counter(), self.step, list(self.sums)
-        before = self.seconds
+        before, told = self.seconds, None
         trained.train()
         for images, labels in self.setup.epochs.batches(self.epoch, self.step):
             self._train_step(trained, images, labels, scheduler)
@@ -183,16 +187,18 @@ class Training:
             per_step = elapsed / (self.step - from_step)
             speed = self.job.recipe.batch * self.team.world / per_step
             left = per_step * (self.job.recipe.epochs * self.steps - self.done)
-            loss, accuracy = _means(self.sums)
-            tell(Progress(
-                self.epoch, self.job.recipe.epochs, self.step, self.steps, loss, accuracy, speed, left, self.tested
-            ))  # fmt: skip
+            told = Progress(
+                self.epoch, self.job.recipe.epochs, self.step, self.steps, *_means(self.sums), speed, left, self.tested
+            )
+            tell(told)
             if self.done % self.job.log_every == 0:
                 since = self._log_steps(since, speed, scheduler, board)
             self._maybe_stop()
             if self.job.save_every and self.step % self.job.save_every == 0 and self.step < self.steps:
                 self.save()
         self._end_epoch(time.perf_counter() - began, before, from_step, scheduler, board)
+        if told is not None:
+            tell(replace(told, tested=self.tested, over=True))
 
     def _train_step(self, trained: Any, images: Any, labels: Any, scheduler: Any) -> None:
         seeds = np.random.SeedSequence([self.job.seed, self.done, self.team.rank])

@@ -12,7 +12,7 @@ import torch
 
 from ..graph.ir import Graph
 from ..models import build
-from ..torch import from_graph
+from ..torch.graphs import from_graph
 from .errors import TrainingError
 from .recipes import Recipe
 

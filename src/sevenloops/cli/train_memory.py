@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ..analysis.training import training_memory
+from ..analysis.training import infer_training, training_memory
 from ..bench.report import plain
-from ..graph.shapes import infer
 from .analysis import console
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def memory_command(job: Job, json: bool) -> None:
 
     setup = prepare(job, Team())
     pictures, labels = next(setup.epochs.batches(0))
-    graph = infer(to_graph(setup.module), {"input": tuple(pictures.shape)})
+    graph = infer_training(to_graph(setup.module), {"input": tuple(pictures.shape)})
     memory = training_memory(graph, "momentum" if job.recipe.momentum else "sgd")
     measured = measure_step(setup.module, setup.optimizer, pictures, labels, len(labels))
     predicted = predicted_step(memory, pictures.nbytes + labels.nbytes)

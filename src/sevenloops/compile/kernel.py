@@ -141,24 +141,39 @@ class Kernel:
         """
         weights = np.ascontiguousarray(weights)
         check_array(self._names[1], weights, self._w_shape, self._dtype)
+        arrays = self._arrays(x, weights, bias, residual, None, out)
+        self.once_at(*map(address, arrays))
+        return arrays[-1]
+
+    def once_at(self, x: int, weights: int, *others: int) -> None:
+        """As `once`, for addresses of dense arrays that the caller has checked: `x`, `weights`, those that the problem has of
+        `bias`, `residual` and `c`, and `out`. Raises `KernelError`.
+        """
         if self._reads_as_stored:
-            return self._call(self._arrays(x, weights, bias, residual, None, out))
+            return self._run(x, weights, *others)
         # Taken out while it is in use: what interrupts this call (a signal, a finalizer) may call kernels too.
         kept = _buffers.by_bytes
         buffer = kept.pop(self._buffer_bytes, None)
         if buffer is None:
             buffer = aligned_empty((self._buffer_bytes,), np.uint8)
-        arrays = self._arrays(x, buffer, bias, residual, None, out)
-        code = self.loaded.pack(address(weights), address(buffer))
+        packed = address(buffer)
+        code = self.loaded.pack(weights, packed)
         if code:
             raise _failure(self, code)
-        y = self._call(arrays)
+        self._run(x, packed, *others)
         if self._buffer_bytes <= MAX_KEPT_BYTES:
             kept[self._buffer_bytes] = buffer
-        return y
+
+    def call_at(self, x: int, packed: Packed, *others: int) -> None:
+        """As a call, for addresses that the caller has checked, in the order of `once_at`. Raises as a call does."""
+        self._run(x, address(self._unpacked(packed)), *others)
+
+    def takes(self, packed: Packed) -> bool:
+        """Whether weights that a kernel has packed are in the order of this one's too, as those of another batch size may be."""
+        return packed.layout == self._layout
 
     def _unpacked(self, packed: Packed) -> Array:
-        if not isinstance(packed, Packed) or packed.layout != self._layout:
+        if not isinstance(packed, Packed) or not self.takes(packed):
             raise ArrayError(f"{self._names[1]} must come from this kernel's pack(); got {_describe(packed)}")
         return packed.array
 
@@ -196,10 +211,13 @@ class Kernel:
         return self._call(self._arrays(x, self._unpacked(packed), bias, residual, c, out))
 
     def _call(self, arrays: list[Array]) -> Array:
-        code = self.loaded.run(*[address(array) for array in arrays])
+        self._run(*[address(array) for array in arrays])
+        return arrays[-1]
+
+    def _run(self, *addresses: int) -> None:
+        code = self.loaded.run(*addresses)
         if code:
             raise _failure(self, code)
-        return arrays[-1]
 
     def bind(
         self, x: Any, packed: Packed, *, bias: Any = None, residual: Any = None, c: Any = None, out: Any = None

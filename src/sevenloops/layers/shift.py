@@ -1,4 +1,7 @@
-"""shift: the shift operator alone, `y[o, c] = x[o + offset(c), c]`, zero outside (see `sevenloops.shift`).
+"""shift: the shift operator alone, `y[o, c] = x[o*stride + offset(c), c]`, zero outside (see `sevenloops.shift`).
+
+Its adjoint, the shift back, takes the gradient of `y` to that of `x`: `dx[i, c] = dy[(i - offset(c)) / stride, c]`, zero
+where that is no pixel of `dy`.
 
 Channels last, a vector of channels is put together from one vector of each pixel that one of its groups is read from; the
 lanes of each are known when the code is made. With so many groups that this would be too much code, lanes are gathered.
@@ -24,7 +27,11 @@ MAX_SELECTS = 2_000
 
 @dataclass(frozen=True)
 class ShiftLayer:
-    """The shift of `batch` images of `channels` x `height` x `width` values, stored channels last or channels first."""
+    """The shift of `batch` images of `channels` x `height` x `width` values, stored channels last or channels first.
+
+    With `stride` the output has every so many rows and columns. With `back` it is the adjoint, and `height` x `width` are
+    the sizes of its output.
+    """
 
     batch: int
     height: int
@@ -33,18 +40,28 @@ class ShiftLayer:
     shift: Shift
     channels_last: bool = True
     dtype: str = "float32"
+    stride: tuple[int, int] = (1, 1)
+    back: bool = False
 
     def __str__(self) -> str:
         layout = "nhwc" if self.channels_last else "nchw"
         sizes = f"mb{self.batch} c{self.channels} h{self.height} w{self.width}"
-        return f"{self.shift.word()} {layout} {sizes} {self.dtype}"
+        stride = f" sh{self.stride[0]} sw{self.stride[1]}" if self.stride != (1, 1) else ""
+        return f"{self.shift.word()} {layout} {sizes}{stride}{' back' if self.back else ''} {self.dtype}"
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Input and output in memory."""
-        if self.channels_last:
-            return (self.batch, self.height, self.width, self.channels)
-        return (self.batch, self.channels, self.height, self.width)
+    def x_shape(self) -> tuple[int, ...]:
+        """Input in memory."""
+        return self._shape(self.back)
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        """Output in memory."""
+        return self._shape(not self.back)
+
+    def _shape(self, strided: bool) -> tuple[int, ...]:
+        sizes = [(size - 1) // step + 1 if strided else size for size, step in zip((self.height, self.width), self.stride)]
+        return (self.batch, *sizes, self.channels) if self.channels_last else (self.batch, self.channels, *sizes)
 
     @property
     def offsets(self) -> list[tuple[int, int]]:
@@ -61,19 +78,19 @@ def define(problem: ShiftLayer, schedule: Schedule, machine: Machine) -> Definit
     from ..algorithms.funcs import dense, image
 
     lanes = max(1, machine.lanes * (4 if problem.dtype == "float32" else 2) // 4)
-    x = image("x", problem.shape, problem.dtype)
+    x = image("x", problem.x_shape, problem.dtype)
     form = _planes if not problem.channels_last else _gathered if _selects(problem, lanes) > MAX_SELECTS else _blended
     out = form(problem, x, lanes)
     if schedule.parallel:
         task = out.args()[3]
         out.fuse(out.args()[2], task, task).parallel(task)
-    for var, extent in zip(out.args(), reversed(problem.shape)):
+    for var, extent in zip(out.args(), reversed(problem.y_shape)):
         out.bound(var, 0, extent)
-    dense(out.output_buffer(), problem.shape)
+    dense(out.output_buffer(), problem.y_shape)
     nothing, i, w = hl.Func("nothing"), hl.Var("i"), image("w", (1,), problem.dtype)
     nothing[i] = w[i]
     dense(nothing.output_buffer(), (1,))
-    buffers = [Buffer("x", problem.shape), Buffer("y", problem.shape)]
+    buffers = [Buffer("x", problem.x_shape), Buffer("y", problem.y_shape)]
     return Definition(out, [x], buffers, nothing, [w], [Buffer("w", (1,)), Buffer("packed", (1,))])
 
 
@@ -87,13 +104,21 @@ def _zero(problem: ShiftLayer) -> Any:
     return hl.f32(0) if problem.dtype == "float32" else hl.f64(0)
 
 
-def _read(problem: ShiftLayer, at: Any, ix: Any, iy: Any) -> Any:
-    """`at(ix, iy)`, or zero outside of the image."""
+def _read(problem: ShiftLayer, at: Any, ox: Any, oy: Any, dx: Any, dy: Any) -> Any:
+    """What output pixel (ox, oy) of a channel that moves by (dx, dy) is read from, by `at(ix, iy)`; zero outside."""
     import halide as hl
 
-    inside = (ix >= 0) & (ix < problem.width) & (iy >= 0) & (iy < problem.height)
-    value = at(hl.clamp(ix, 0, problem.width - 1), hl.clamp(iy, 0, problem.height - 1))
-    return hl.select(hl.likely(inside), value, _zero(problem))
+    inside, place = None, []
+    for o, by, size, step in zip((ox, oy), (dx, dy), (problem.width, problem.height), reversed(problem.stride)):
+        i = o - by if problem.back else o * step + by
+        ok = (i >= 0) & (i < size)
+        i = hl.clamp(i, 0, size - 1)
+        if problem.back and step > 1:
+            ok = ok & (i % step == 0)
+            i = i // step
+        inside = ok if inside is None else inside & ok
+        place.append(i)
+    return hl.select(hl.likely(inside), at(*place), _zero(problem))
 
 
 def _vectorize(func: Any, var: Any, extent: int, lanes: int) -> None:
@@ -113,7 +138,7 @@ def _blended(problem: ShiftLayer, x: Any, lanes: int) -> Any:
     value = _zero(problem)
     for by in dict.fromkeys(offsets):
         runs = _runs([ic for ic, other in enumerate(offsets) if other == by])
-        moved = _read(problem, lambda ix, iy: x[c, ix, iy, n], ox + by[1], oy + by[0])
+        moved = _read(problem, lambda ix, iy: x[c, ix, iy, n], ox, oy, by[1], by[0])
         value = hl.select(_any_of(c, runs), moved, value)
     out = hl.Func("out")
     out[c, ox, oy, n] = value
@@ -162,7 +187,7 @@ def _gathered(problem: ShiftLayer, x: Any, lanes: int) -> Any:
     c, ox, oy, n = (hl.Var(v) for v in ("c", "ox", "oy", "n"))
     dy, dx = _tables(problem, c)
     out = hl.Func("out")
-    out[c, ox, oy, n] = _read(problem, lambda ix, iy: x[c, ix, iy, n], ox + dx, oy + dy)
+    out[c, ox, oy, n] = _read(problem, lambda ix, iy: x[c, ix, iy, n], ox, oy, dx, dy)
     _vectorize(out, c, problem.channels, lanes)
     return out
 
@@ -173,19 +198,19 @@ def _planes(problem: ShiftLayer, x: Any, lanes: int) -> Any:
     ox, oy, c, n = (hl.Var(v) for v in ("ox", "oy", "c", "n"))
     dy, dx = _tables(problem, c)
     out = hl.Func("out")
-    out[ox, oy, c, n] = _read(problem, lambda ix, iy: x[ix, iy, c, n], ox + dx, oy + dy)
-    _vectorize(out, ox, problem.width, lanes)
+    out[ox, oy, c, n] = _read(problem, lambda ix, iy: x[ix, iy, c, n], ox, oy, dx, dy)
+    _vectorize(out, ox, problem.y_shape[-1], lanes)
     return out
 
 
 def schedules(problem: ShiftLayer, machine: Machine) -> list[Schedule]:
     """One; small images do not pay for the thread pool."""
-    return [Schedule("shift_layer", parallel=machine.cores > 1 and math.prod(problem.shape) > 100_000)]
+    return [Schedule("shift_layer", parallel=machine.cores > 1 and math.prod(problem.y_shape) > 100_000)]
 
 
 SHIFT_LAYER = Algorithm(
     name="shift_layer",
-    equation="y[o, c] = x[o + offset(c), c]",
+    equation="y[o, c] = x[o*stride + offset(c), c]",
     supports=lambda problem: None if isinstance(problem, ShiftLayer) else "it shifts channels",
     schedules=schedules,
     check=lambda problem, schedule, machine: None,

@@ -1,1 +1,28 @@
 """sevenloops under PyTorch: operators with gradients, modules, and what replaces those of a model. Needs PyTorch."""
+
+from .accelerate import accelerate, restore
+from .functional import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    linear,
+    shift2d,
+    shift_conv2d,
+)
+
+__all__ = [
+    "accelerate",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "linear",
+    "restore",
+    "shift2d",
+    "shift_conv2d",
+]

@@ -1,0 +1,134 @@
+"""Timing a layer both ways: with PyTorch's kernels and with ours, one after the other, with inputs of the shapes it sees."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..compile import cache
+from ..compile.store import build_digest
+from ..machine import Machine
+
+__all__ = ["Seen", "Times", "compared", "watching"]
+
+Tensor = Any
+Module = Any
+#: Both are timed so often, in turn, after one call that is not counted.
+ROUNDS = 7
+#: A layer is not timed for longer than this once it was timed three times.
+ENOUGH_S = 1.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An input of a layer as it lies in memory, and whether its gradient is wanted."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    gradient: bool
+
+    def tensor(self) -> Tensor:
+        """Random values in such a place."""
+        x = torch.empty_strided(self.shape, self.strides)
+        with torch.no_grad():
+            x.copy_(torch.rand(self.shape) - 0.5)
+        return x.requires_grad_(self.gradient)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a layer for all inputs that it saw, medians; `training` with both gradients."""
+
+    ours_s: float
+    torch_s: float
+    training: bool
+    kept: bool = False
+
+    def __str__(self) -> str:
+        what = "forward and gradients" if self.training else "forward"
+        when = ", timed before" if self.kept else ""
+        return f"{self.ours_s * 1e3:.3f} ms, PyTorch {self.torch_s * 1e3:.3f} ms ({what}{when})"
+
+
+@contextlib.contextmanager
+def watching(modules: dict[str, Module]) -> Iterator[dict[str, list[Seen]]]:
+    """The inputs that modules see while this lasts, by the modules' names, each kind of input once."""
+    seen: dict[str, list[Seen]] = {}
+
+    def hook_of(name: str) -> Callable[[Module, Any], None]:
+        def hook(module: Module, args: Any) -> None:
+            if args and isinstance(args[0], torch.Tensor):
+                one = Seen(tuple(args[0].shape), tuple(args[0].stride()), args[0].requires_grad)
+                found = seen.setdefault(name, [])
+                if one not in found:
+                    found.append(one)
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(hook_of(name)) for name, module in modules.items()]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def compared(module: Module, seen: list[Seen], remeasure: bool) -> Times:
+    """The times of a replaced module both ways, measured or as they were kept; the module stays replaced."""
+    key = _key(module, seen)
+    kept = None if remeasure else cache.read(key)
+    if kept is not None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a file of another version
+            values = json.loads(kept[0])
+            return Times(float(values["ours_s"]), float(values["torch_s"]), module.training, kept=True)
+    ours, theirs = (sum(times) for times in zip(*(_time(module, one) for one in seen)))
+    header = json.dumps({"ours_s": ours, "torch_s": theirs})
+    cache.write(key, header, b"", problem=f"{module} {seen[0].shape}", algorithm="(times beside PyTorch's)")
+    return Times(ours, theirs, module.training)
+
+
+def _key(module: Module, seen: list[Seen]) -> str:
+    """Of everything that the times depend on."""
+    needs = [(name, parameter.shape, parameter.requires_grad) for name, parameter in module.named_parameters()]
+    versions = (torch.__version__, torch.get_num_threads(), Machine.host().key, build_digest())
+    text = repr(("beside PyTorch", str(module), module.training, needs, seen, versions))
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _time(module: Module, seen: Seen) -> tuple[float, float]:
+    """Medians of our seconds and PyTorch's."""
+    x = seen.tensor()
+    replacement, original = type(module), type(module).original
+    wanted = [tensor for tensor in (x, *module.parameters()) if tensor.requires_grad] if module.training else []
+
+    def step(kind: type) -> float:
+        module.__class__ = kind
+        start = time.perf_counter()
+        if not wanted:
+            with torch.no_grad():
+                module.forward(x)
+        else:
+            y = module.forward(x)
+            torch.autograd.grad(y, wanted, dy)
+        return time.perf_counter() - start
+
+    with torch.no_grad():
+        dy = torch.rand_like(replacement.forward(module, x))
+    results: dict[type, list[float]] = {replacement: [], original: []}
+    try:
+        for kind in (replacement, original):
+            step(kind)
+        while len(results[original]) < ROUNDS and (len(results[original]) < 3 or sum(results[original]) < ENOUGH_S):
+            for kind in (replacement, original):
+                results[kind].append(step(kind))
+    finally:
+        module.__class__ = replacement
+    return statistics.median(results[replacement]), statistics.median(results[original])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from train_jobs import small_job, same_bits, weights  # noqa: E402, I001
 from sevenloops.analysis.training import infer_training, training_memory  # noqa: E402
 from sevenloops.graph.builder import GraphBuilder  # noqa: E402
 from sevenloops.models import ZOO, build  # noqa: E402
+from sevenloops.torch.accelerate import Report  # noqa: E402
 from sevenloops.train.errors import Interrupted, TrainingError  # noqa: E402
 from sevenloops.train.evaluate import evaluate, evaluate_onnx, export  # noqa: E402
 from sevenloops.train.job import rates  # noqa: E402
@@ -121,7 +123,7 @@ def test_he_keeps_the_signal() -> None:
 
 def test_engines_have_names() -> None:
     with pytest.raises(TrainingError, match="engine must be one of sevenloops, torch; got 'jax'"):
-        module_of(build("lenet5"), "jax")
+        module_of(build("lenet5"), "jax", (1, 1, 28, 28))
 
 
 # ---- training, checkpoints, the log -------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def test_only_the_same_training_is_continued(finished: Any, tmp_path: Path) -> N
         Training(small_job(tmp_path)).resume()
     folder = finished[0].job.folder
     for changes, message in (
-        ({"recipe": {"lr": 0.5}}, "was made with lr 0.05, not 0.5"),
+        ({"recipe": {"lr": 0.5}}, "was made with lr 0.01, not 0.5"),
         ({"seed": 3}, "was made with seed 0, not 3"),
         ({"limit": 60}, "was made with limit 160, not 60"),
     ):
@@ -262,10 +264,45 @@ def test_memory_of_two_linear_layers() -> None:
 def test_memory_of_alexnet_is_as_predicted() -> None:
     """The two towers with normalisation and dropout, on small pictures."""
     graph = build("alexnet_two_towers", classes=10, size=67)
-    module, _ = module_of(graph, "torch")
+    module, _ = module_of(graph, "torch", (4, 3, 67, 67))
     images, labels = torch.randn(4, 3, 67, 67), torch.randint(0, 10, (4,))
     found = measure_step(module, torch.optim.SGD(module.parameters(), 0.1, momentum=0.9), images, labels, 4)
     memory = training_memory(infer_training(graph, {"input": (4, 3, 67, 67)}), "momentum")
     expected = predicted_step(memory, images.nbytes + labels.nbytes)
     assert [stage for stage, _ in found.rows()] == list(STAGES)
     assert found == expected
+
+
+# ---- our kernels --------------------------------------------------------------------------------------------------------
+
+
+def test_our_kernels_train_and_resume_in_the_same_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is faster on the day: the layers of the checkpoint keep their kernels."""
+    from sevenloops.train import network
+
+    def some(names: tuple[str, ...]) -> None:
+        def choose(module: Any, example: Any = None) -> Any:
+            if example is None:
+                return accelerate(module)
+            return Report([row for name in names for row in named(name, accelerate(module.get_submodule(name)))])
+
+        monkeypatch.setattr(network, "accelerate", choose)
+
+    def named(name: str, report: Any) -> list[Any]:
+        return [dataclasses.replace(row, name=name) for row in report.rows]
+
+    accelerate = network.accelerate
+    job = small_job(tmp_path, engine="sevenloops", recipe={"epochs": 1})
+    some(("conv1", "fc3"))
+    first = Training(job)
+    assert first.layers == ["conv1", "fc3"] and "in 2 of 2 layers" in first.setup.engine.summary
+    first.run()
+    some(())
+    again = Training(small_job(tmp_path, engine="sevenloops", recipe={"epochs": 1}))
+    assert again.layers == []
+    again.resume()
+    assert again.layers == ["conv1", "fc3"]
+    assert type(again.module.conv1) is type(first.module.conv1) and type(again.module.conv1) is not torch.nn.Conv2d
+    assert type(again.module.conv2) is torch.nn.Conv2d and again.run().test == first.tested
+    plain = Training(small_job(tmp_path / "plain", recipe={"epochs": 1})).run()
+    assert plain.test.loss == pytest.approx(first.tested.loss, rel=1e-3)

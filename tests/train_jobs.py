@@ -24,7 +24,7 @@ def small_job(folder: Path, **changes: Any) -> Any:
     from sevenloops.train.job import Job
     from sevenloops.train.recipes import recipe_for
 
-    recipe = {"epochs": EPOCHS, "batch": BATCH, "lr": 0.05, "pad": 1, "colour": 0.1, "warmup": 0.5}
+    recipe = {"epochs": EPOCHS, "batch": BATCH, "lr": 0.01, "pad": 1, "colour": 0.1, "warmup": 0.5}
     recipe |= changes.pop("recipe", {})
     values: dict[str, Any] = {"engine": "torch", "threads": 1, "limit": PICTURES, "save_every": 4, "log_every": 5}
     return Job("lenet5", "synthetic", recipe_for("lenet5").changed(**recipe), folder, **values | changes)

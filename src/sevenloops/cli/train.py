@@ -140,7 +140,7 @@ def _say_start(err: Console, training: Training) -> None:
         f"{recipe.epochs} epochs of {training.steps} steps of {recipe.batch} pictures{processes}, rate {recipe.lr:g} "
         f"({recipe.schedule}), momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}"
     )
-    err.print(f"computed by {plain(setup.computes)}")
+    err.print(f"computed by {plain(setup.engine.summary)}")
     if training.done:
         err.print(f"resumed in epoch {training.epoch + 1}, after step {training.step}")
 
@@ -183,7 +183,7 @@ def _document(training: Training, result: Result, options: TrainOptions) -> dict
     document: dict[str, Any] = {
         "model": job.model,
         "data": training.setup.data.name,
-        "computed_by": training.setup.computes,
+        "computed_by": training.setup.engine.summary,
         "parameters": training.setup.parameters,
         "epochs": result.epochs,
         "steps": result.steps,

@@ -35,13 +35,13 @@ def memory_command(job: Job, json: bool) -> None:
         document = {
             "model": job.model,
             "batch": len(labels),
-            "computed_by": setup.computes,
+            "computed_by": setup.engine.summary,
             "stages": [{"stage": stage, "measured_bytes": m, "predicted_bytes": p} for stage, m, p in rows],
         }
         print(json_format.dumps(document, indent=2))
         return
     table = Table(
-        title=f"{plain(job.model)}, batch {len(labels)}, computed by {plain(setup.computes)}: bytes held", title_justify="left",
+        title=f"{plain(job.model)}, batch {len(labels)}, computed by {plain(setup.engine.summary)}: bytes held", title_justify="left",
         caption="memories of tensors that somebody holds after the stage, each once; what autograd saved through hooks; "
         "without temporaries inside operators. Predicted: PyTorch's operators, nothing fused, without running statistics",
         caption_justify="left",

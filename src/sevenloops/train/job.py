@@ -13,7 +13,7 @@ import torch
 from . import batches
 from .datasets import load_data
 from .errors import TrainingError
-from .network import module_of, network
+from .network import Engine, module_of, network
 from .pictures import Colours, Data, Files, colours
 from .recipes import Recipe
 from .team import Team
@@ -82,13 +82,13 @@ class Job:
 
 @dataclass
 class Setup:
-    """A training that is ready to start: `module` trains, `computes` says in words by what; `side` is that of the input."""
+    """A training that is ready to start: `module` trains, `engine` says by what; `side` is that of the input."""
 
     data: Data
     statistics: Colours
     side: int
     module: Any
-    computes: str
+    engine: Engine
     optimizer: Any
     epochs: batches.Epochs
     test: Any
@@ -123,12 +123,12 @@ def prepare(job: Job, team: Team) -> Setup:
         raise TrainingError(f"{data.name} has {n} pictures to train on, too few for one batch of {whole}: use --batch")
     shape: dict[str, Any] = {"channels": data.channels, "side": side, "classes": len(data.classes)}
     graph = network(job.model, recipe, **shape, seed=job.seed, options=job.options)
-    module, computes = module_of(graph, job.engine)
+    module, engine = module_of(graph, job.engine, (recipe.batch, data.channels, side, side))
     optimizer = torch.optim.SGD(
         module.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
     test = batches.evaluation(data.test, recipe, statistics, side, **sharing)
-    return Setup(data, statistics, side, module, computes, optimizer, epochs, test)
+    return Setup(data, statistics, side, module, engine, optimizer, epochs, test)
 
 
 def rates(optimizer: Any, recipe: Recipe, steps: int, done: int = 0) -> Any:

@@ -28,6 +28,7 @@ from .errors import Interrupted, TrainingError, need
 from .evaluate import Score, evaluate
 from .job import Job, prepare, rates
 from .log import Log
+from .network import use_layers
 from .team import Team
 
 __all__ = ["Progress", "Result", "Training"]
@@ -68,9 +69,12 @@ class Training:
 
     def __init__(self, job: Job, team: Team | None = None) -> None:
         self.job, self.team = job, team or Team()
-        job.folder.mkdir(parents=True, exist_ok=True)
         self.setup = prepare(job, self.team)
+        job.folder.mkdir(parents=True, exist_ok=True)
         self.module, self.optimizer = self.setup.module, self.setup.optimizer
+        self.layers: list[str] = list(self.setup.engine.replaced)
+        if self.team.world > 1:
+            self._use(self.team.agree(self.layers))
         self.steps = self.setup.epochs.steps
         self.epoch, self.step = 0, 0
         self.best_accuracy, self.seconds = -1.0, 0.0
@@ -79,6 +83,12 @@ class Training:
         self.log = Log(job.log)
         self.stopped = False
         self._fresh = True
+
+    def _use(self, layers: list[str]) -> None:
+        """Let these layers have our kernels: others would round differently."""
+        if layers != self.layers:
+            use_layers(self.module, layers)
+            self.layers = layers
 
     # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
@@ -101,6 +111,7 @@ class Training:
         self.best_accuracy, self.seconds = state["best_accuracy"], state["seconds"]
         self.sums = list(state["sums"]) if self.team.leads else [0.0] * 3
         self.tested = Score(**state["tested"]) if state["tested"] else None
+        self._use(state["layers"])
         self._fresh = False
         if self.team.leads:
             self.log.rewind(self.done)
@@ -117,6 +128,7 @@ class Training:
     def _state(self) -> dict[str, Any]:
         return {
             "training": self.job.identity(self.team),
+            "layers": self.layers,
             "epoch": self.epoch,
             "step": self.step,
             "sums": self.sums,
@@ -167,7 +179,7 @@ class Training:
             self.log.write(
                 "start", 0, **self.job.identity(self.team), source=data.source, side=setup.side, channels=data.channels,
                 train=len(data.train.labels), test=len(data.test.labels), classes=len(data.classes),
-                parameters=setup.parameters, steps_per_epoch=self.steps, computes=setup.computes, mean=setup.statistics.mean,
+                parameters=setup.parameters, steps_per_epoch=self.steps, computes=setup.engine.summary, layers=setup.engine.layers, mean=setup.statistics.mean,
                 deviation=setup.statistics.deviation, threads=torch.get_num_threads(), torch=str(torch.__version__),
             )  # fmt: skip
 

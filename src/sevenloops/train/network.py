@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from .. import __version__
 from ..graph.ir import Graph
 from ..models import build
+from ..torch import accelerate, restore
 from ..torch.graphs import from_graph
 from .errors import TrainingError
 from .recipes import Recipe
 
-__all__ = ["ENGINES", "begin", "module_of", "network"]
+__all__ = ["ENGINES", "Engine", "begin", "module_of", "network", "use_layers"]
 
 #: Who computes: our kernels where they are faster and PyTorch elsewhere, or PyTorch alone.
 ENGINES = ("sevenloops", "torch")
 #: Convolutions of AlexNet, from 1, whose biases are 1 at the start, as are those of the hidden fully connected layers.
 POSITIVE = (2, 4, 5)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes a network, in words, and for each layer what does, and why; `replaced` have our kernels."""
+
+    summary: str
+    layers: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
 
 def network(
@@ -58,13 +70,25 @@ def begin(graph: Graph, init: str, seed: int) -> Graph:
     return graph.replace(constants=constants)
 
 
-def module_of(graph: Graph, engine: str) -> tuple[Any, str]:
-    """The graph as a module that trains, channels last, and in words what computes it."""
+def module_of(graph: Graph, engine: str, shape: tuple[int, ...]) -> tuple[Any, Engine]:
+    """The graph as a module that trains, channels last, and what computes it.
+
+    With "sevenloops", each layer is timed both ways on a batch of that shape; those where PyTorch is faster stay PyTorch's.
+    """
     if engine not in ENGINES:
         raise TrainingError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
     module = from_graph(graph).to(memory_format=torch.channels_last)
+    own = f"PyTorch {torch.__version__}"
     if engine == "torch":
-        return module, f"PyTorch {torch.__version__}"
-    from ..torch import accelerate
+        return module, Engine(own)
+    example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    report = accelerate(module, example)
+    summary = f"sevenloops {__version__} in {len(report.replaced)} of {len(report.rows)} layers, {own} in the others"
+    return module, Engine(summary, tuple(map(str, report.rows)), tuple(report.replaced))
 
-    return module, str(accelerate(module))
+
+def use_layers(module: Any, names: Iterable[str]) -> None:
+    """Give exactly these layers our kernels: those of an earlier run, or of another process, whatever is faster now."""
+    restore(module)
+    for name in names:
+        accelerate(module.get_submodule(name))

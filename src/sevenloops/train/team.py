@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -37,6 +38,14 @@ class Team:
         tensor = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(tensor)
         return [float(value) for value in tensor]
+
+    def agree(self, value: Any) -> Any:
+        """What the first process has; a plain value, the same in all processes then."""
+        if self.world == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values)
+        return values[0]
 
 
 @contextlib.contextmanager

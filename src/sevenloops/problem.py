@@ -9,7 +9,8 @@ the command line exchange::
 Letters: `mb` batch, `g` groups, `ic oc` channels, `id ih iw` input sizes, `kd kh kw` kernel, `sd sh sw` stride,
 `dd dh dw` dilation (1 is dense), `pd ph pw` padding on both sides or `pf/pk pt/pb pl/pr` for each side (front/back,
 top/bottom, left/right). What equals its default is left out. `shift=3` moves the channels of the input before a 1x1
-kernel, `shift=3x5:d2:modulo` with a kernel of 3 x 5, dilation 2 and the other convention (`sevenloops.shift`).
+kernel, `shift=3x5:d2:modulo` with a kernel of 3 x 5, dilation 2 and the other convention, `shift=8@1x0+8@-1x0` the
+first 8 channels by a row, the next 8 by a row back (`sevenloops.shift`).
 `yp256` stores output pixels 256 channels apart.
 """
 
@@ -160,6 +161,8 @@ class ConvProblem:
                 )
         if self.shift is not None and (not self._is_plain_pointwise or self.groups > 1):
             raise ProblemError("a shift is followed by a 1x1 kernel without padding, groups or transposition")
+        if self.shift is not None and sum(n for n, _ in self.shift.moves) > self.in_channels:
+            raise ProblemError(f"{self.shift.word()} moves more channels than {self.in_channels}")
         if min(self.out_size) < 1:
             raise ProblemError(f"the output would have size {self.out_size}: the padding cuts everything away")
         for name, shape in (("input", self.x_shape), ("weight", self.w_shape), ("output", self.y_shape)):

@@ -251,8 +251,13 @@ def _bin(first: int, last: int, at: int, count: int, size: int) -> slice:
 
 
 def shifted(node: Node, xs: Sequence[Any]) -> list[Array]:
-    """Our Shift: each channel read a few pixels away, zero outside."""
+    """Our Shift: each channel read a few pixels away, zero outside; with `frames`, a few frames (`passes.temporal`)."""
     (x,) = xs
+    frames = node.get("frames", 1)
+    if frames > 1:  # images (clips * frames, c, h, w) are clips (clips, c, frames, h * w)
+        clips = x.reshape(-1, frames, x.shape[1], x[0, 0].size).swapaxes(1, 2)
+        (moved,) = shifted(node.with_attributes(frames=1), [clips])
+        return [moved.swapaxes(1, 2).reshape(x.shape)]
     given = (node.get("kernel", (3, 3)), node.get("dilation", (1, 1)), node.get("convention", "contiguous"))
     shift = Shift(*given, node.get("phases", (1, 1)))
     out = np.zeros_like(x)

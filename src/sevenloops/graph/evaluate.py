@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 #: Operators of ONNX in NumPy.
 MEANINGS = {**FOLDS, **DENSE}
 #: Attributes that passes add to operators of ONNX.
-FUSED = ("activation", "activation_params", "residual", "shift", "phase")
+FUSED = ("activation", "activation_params", "residual", "shift", "phase", "frames")
 
 
 def evaluate(graph: Graph, feeds: Mapping[str, Any], dtype: Any = np.float64, every: bool = False) -> dict[str, Any]:
@@ -113,6 +113,7 @@ def _fused(node: Node, arrays: list[Any]) -> Array:
         arrays.pop()
     if node.get("shift"):
         moved = dict(zip(("kernel", "dilation", "convention", "phases"), node.get("shift")))
+        moved["frames"] = node.get("frames", 1)
         arrays[0] = shifted(Node("Shift", (), (), moved, domain=OWN), arrays[:1])[0]
     if node.get("phase"):
         arrays[0] = arrays[0][(slice(None), slice(None), *(slice(first, None) for first in node.get("phase")))]

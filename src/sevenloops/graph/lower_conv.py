@@ -102,18 +102,35 @@ def conv(lo: Lowering, node: Node) -> None:
     stride, padding, dilation = window(node)
     if any(p < 0 for pair in padding for p in pair):
         raise NotLowered(f"its padding is negative: {padding}")
-    moved = node.get("shift")
+    batch, in_size, shift = x_shape[0], x_shape[2:], None
+    if node.get("shift"):
+        batch, in_size, shift = _clips(node, x_shape, Shift(*node.get("shift")))
     problem = ConvProblem(
-        batch=x_shape[0], in_channels=x_shape[1], in_size=x_shape[2:], out_channels=w_shape[0], kernel=w_shape[2:],
+        batch=batch, in_channels=x_shape[1], in_size=in_size, out_channels=w_shape[0], kernel=w_shape[2:],
         stride=stride, padding=padding, dilation=dilation, groups=node.get("group", 1),
-        epilogue=_epilogue(node, bool(node.input(2))), shift=Shift(*moved) if moved else None,
+        epilogue=_epilogue(node, bool(node.input(2))), shift=shift,
         out_pitch=lo.pitch(node.outputs[0]),
     )  # fmt: skip
     return _emit_conv(lo, node, problem, last(rank + 2))
 
 
+def _clips(node: Node, shape: tuple[int, ...], shift: Shift) -> tuple[int, tuple[int, ...], Shift]:
+    """Batch, size and shift of images; of frames of clips, each clip is an image with its frames one below the other.
+
+    Channels last, that is the same memory, and a shift by a frame is one by its height.
+    """
+    frames = node.get("frames", 1)
+    if frames == 1:
+        return shape[0], shape[2:], shift
+    *_, height, width = shape
+    moves = [(n, (frame * height, pixel)) for n, (frame, pixel) in shift.moves]
+    return shape[0] // frames, (frames * height, width), Shift.of_moves(moves)
+
+
 def _emit_conv(lo: Lowering, node: Node, problem: ConvProblem, order: tuple[int, ...]) -> None:
-    if problem.y_shape != tuple(lo.shape(node.outputs[0])[axis] for axis in order):
+    frames = node.get("frames", 1)
+    made = (problem.batch * frames, problem.out_size[0] // frames, *problem.y_shape[2:])
+    if made != tuple(lo.shape(node.outputs[0])[axis] for axis in order):
         raise NotLowered(f"its output should have shape {lo.shape(node.outputs[0])}, and {problem} gives {problem.y_shape}")
     operands = [_from_phase(lo.channels_last(node.inputs[0]), node), _weights(lo, node.inputs[1])]
     operands += _extras(lo, node, order, problem.out_channels)
@@ -271,7 +288,8 @@ def _matrix(operand: Operand, shape: tuple[int, ...], index: tuple[int, ...]) ->
 
 def shift(lo: Lowering, node: Node) -> None:
     """Shift: channels moved, as a layer of its own."""
-    n, c, h, w = lo.shape(node.inputs[0])
+    channels = lo.shape(node.inputs[0])[1]
     moved = Shift(tuple(node.get("kernel")), tuple(node.get("dilation") or (1, 1)), node.get("convention", "contiguous"))
+    n, (h, w), moved = _clips(node, lo.shape(node.inputs[0]), moved)
     x = lo.channels_last(node.inputs[0])
-    lo.emit(ShiftLayer(n, h, w, c, moved, True), (x,), lo.output(node.outputs[0], last(4)))
+    lo.emit(ShiftLayer(n, h, w, channels, moved, True), (x,), lo.output(node.outputs[0], last(4)))

@@ -130,6 +130,8 @@ def _shift(graph: Graph, node: Node, constants: dict[str, Any], shift_as: str) -
     channels = shape[1] if shape is not None and len(shape) > 2 else None
     if shape is None or not isinstance(channels, int):
         complain(node, f"the number of channels of {node.inputs[0]!r} is not known: infer the graph's sizes first")
+    if node.get("frames", 1) > 1:
+        complain(node, "was made by a pass, and ONNX has no such operator: save the graph as it was before the passes")
     rank, given = len(shape) - 2, (node.get("kernel", (3, 3)), node.get("dilation", (1, 1)))
     shift = Shift(*given, node.get("convention", "contiguous")).of_rank(rank)
     reach = [max(abs(offset[axis]) for offset in channel_offsets(shift, channels)) for axis in range(rank)]

@@ -1,5 +1,6 @@
 """sevenloops under PyTorch: operators with gradients, modules, and what replaces those of a model. Needs PyTorch."""
 
+from . import nn
 from .accelerate import accelerate, restore
 from .functional import (
     conv1d,
@@ -12,6 +13,7 @@ from .functional import (
     shift2d,
     shift_conv2d,
 )
+from .graphs import from_graph, to_graph
 
 __all__ = [
     "accelerate",
@@ -21,8 +23,11 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "from_graph",
     "linear",
+    "nn",
     "restore",
     "shift2d",
     "shift_conv2d",
+    "to_graph",
 ]

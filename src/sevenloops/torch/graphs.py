@@ -1,8 +1,8 @@
 """Graphs as PyTorch modules that train, and trained modules as graphs.
 
-    model = from_graph(build("shiftresnet20", batch="N"))   # a torch.fx.GraphModule: model.code shows its forward
-    ...                                                      # train it, in place, as any module
-    to_graph(model).save_onnx("trained.onnx")                # the same network with the weights of now
+model = from_graph(build("shiftresnet20"))  # a torch.fx.GraphModule: model.code shows its forward
+train(model)  # in place, as any module
+to_graph(model).save_onnx("trained.onnx")  # the same network with the weights of now
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from ..analysis.costs import trained
 from ..errors import GraphError, Unsupported
 from ..graph.ir import OWN, Graph, Node
 from ..graph.shapes import infer
-from .graph_layers import RULES, Drawing
+from .drawing import Drawing
+from .export import traced
+from .graph_layers import RULES, weights_of
+from .nn import Shift2d, ShiftConv2d
 
 __all__ = ["from_graph", "to_graph"]
 
@@ -51,7 +54,7 @@ def from_graph(
     for value in sized.inputs:
         drawing.values[value.name] = drawing.fx.placeholder(_argument(value.name))
     for node in sized.nodes:
-        rule = {"": RULES, OWN: OWN_RULES}.get(node.domain, {}).get(node.op)
+        rule = ALL_RULES.get((node.domain, node.op))
         if rule is None:
             raise Unsupported(f"{node.op} is not among the operators that are converted to PyTorch")
         found = rule(drawing, node)
@@ -64,15 +67,20 @@ def from_graph(
     return module
 
 
-def to_graph(module: torch.nn.Module) -> Graph:
-    """The graph that a module was made from, with the parameters and running statistics that it has now.
+def to_graph(module: torch.nn.Module, example: Any = None) -> Graph:
+    """The graph of a module with the parameters and running statistics that it has now, as it computes in `eval()`.
 
-    `save_onnx` of the result writes a model that `InferenceSession` and other engines run. Modules inside may have been
-    replaced by others with the same state (`accelerate` does so). Raises `GraphError` for a module that `from_graph` did
-    not make, and for one whose state is not complete or has other shapes.
+    `save_onnx` of the result writes a model that `InferenceSession` and other engines run. A module that `from_graph` made
+    gives the graph that it was made from; modules inside may have been replaced by others with the same state. Any other
+    module of the layers in `export.LAYERS` is traced, for which `example` is an input or its shape.
+
+    Raises `GraphError` where the state is not complete or has other shapes, or an example is missing; `Unsupported` for
+    what is not converted.
     """
     if ORIGIN not in getattr(module, "meta", {}):
-        raise GraphError(f"{type(module).__name__} was not made by from_graph; torch.onnx.export writes other modules")
+        if example is None:
+            raise GraphError(f"{type(module).__name__} was not made by from_graph: to_graph(module, example) traces it")
+        return traced(module, example)
     graph, names = module.meta[ORIGIN]
     tensors: dict[str, Any] = {**dict(module.named_parameters(remove_duplicate=False)), **_buffers(module)}
     constants = dict(graph.constants)
@@ -126,4 +134,36 @@ def _bare(graph: Graph, names: Iterable[str]) -> Graph:
     return graph.replace(constants={**graph.constants, **empty})
 
 
-OWN_RULES: dict[str, Any] = {}
+def _shift(drawing: Drawing, node: Node) -> Any:
+    """A Shift that 1x1 convolutions alone read is part of them."""
+    readers = drawing.graph.consumers()[node.outputs[0]] if node.outputs[0] not in drawing.graph.outputs else []
+    if readers and all(_is_pointwise(drawing, reader, node.outputs[0]) for reader in readers):
+        return node
+    kernel, dilation, convention = _moves(node)
+    return drawing.module(node, Shift2d(kernel, dilation, 1, convention), drawing.value(node.inputs[0]))
+
+
+def _moves(node: Node) -> tuple[Any, Any, str]:
+    return node.get("kernel", (3,)), node.get("dilation", (1,)), node.get("convention", "contiguous")
+
+
+def _is_pointwise(drawing: Drawing, node: Node, x: str) -> bool:
+    weight = drawing.array(node.input(1))
+    plain = (node.op, node.domain, node.get("group", 1)) == ("Conv", "", 1) and not any(node.get("pads") or ())
+    return plain and weight is not None and weight.shape[2:] == (1, 1) and node.inputs.count(x) == 1
+
+
+def _conv(drawing: Drawing, node: Node) -> Any:
+    """A convolution of PyTorch's, or one that shifts what it reads."""
+    shift = drawing.values.get(node.inputs[0])
+    if not isinstance(shift, Node):
+        return RULES["Conv"](drawing, node)
+    weight = drawing.graph.constants[node.inputs[1]]
+    kernel, dilation, convention = _moves(shift)
+    sizes = {"stride": node.get("strides"), "bias": bool(node.input(2)), "convention": convention}
+    module = ShiftConv2d(weight.shape[1], weight.shape[0], kernel, dilation, **sizes, device="meta")
+    return drawing.module(node, module, drawing.value(shift.inputs[0]), **weights_of(drawing, node))
+
+
+#: As `RULES`, with those of our own operators.
+ALL_RULES = {("", op): rule for op, rule in RULES.items()} | {("", "Conv"): _conv, (OWN, "Shift"): _shift}

@@ -36,7 +36,9 @@ def _strided(shape: Any, stride: Any) -> tuple[Any, ...]:
     return (*shape[:2], *((size - 1) // step + 1 for size, step in zip(shape[2:], stride)))
 
 
-def _moved(shape: Shape, back: bool, dtype: str, threads: int, kernel: Any, dilation: Any, convention: str, stride: Any) -> Call:
+def _moved(
+    shape: Shape, back: bool, dtype: str, threads: int, kernel: Any, dilation: Any, convention: str, stride: Any
+) -> Call:
     """A shift of images of `shape`, or the way back, as a function of one tensor."""
     if len(shape) != 4:
         raise ArrayError(f"a shift moves the channels of images x[n, c, h, w], got shape {shape}")

@@ -107,7 +107,7 @@ def _cached_mnist(read: Callable[[], list[Images]], source: str, sizes: list[int
 
 def _read_npz(path: Path) -> list[Images] | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [Images(arrays[f"pixels{at}"], arrays[f"labels{at}"]) for at in range(len(MNIST_PARTS))]
     except FileNotFoundError:
         return None

@@ -27,6 +27,7 @@ from . import (
     scatter,
     shift,
     strided_shift,
+    temporal,
     towers,
     views,
 )
@@ -52,6 +53,7 @@ PASSES: tuple[Pass, ...] = (
     Pass("products", products.run, "products of matrices with constant weights become Gemm in one form"),
     Pass("activations", activations.run, "SiLU, HardSwish, GELU, ... written out in small operators become one operator"),
     Pass("shift", shift.run, "depthwise convolutions and slices that only move channels become Shift"),
+    Pass("temporal", temporal.run, "reshapes, slices and concatenations that move channels in time become Shift"),
     Pass("towers", towers.run, "a convolution written as one for each group of channels becomes a grouped one"),
     Pass("fold_affine", fold_affine.run, "batch norm, scales and shifts of channels go into the weights beside them"),
     Pass("pad_into", pad_into.run, "padding goes into the convolution or pool behind it"),

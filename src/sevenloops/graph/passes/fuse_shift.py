@@ -7,6 +7,8 @@ The fused layer moves no memory (`algorithms/shift.py`).
 
 from __future__ import annotations
 
+import math
+
 from ..ir import OWN, Graph, Node, Note
 from .rewrite import Rewriter
 from .shift import is_pointwise
@@ -31,6 +33,8 @@ def run(graph: Graph) -> tuple[Graph, list[Note]]:
             node.get("convention", "contiguous"),
         )
         new = reader.replace(inputs=(node.inputs[0], *reader.inputs[1:])).with_attributes(shift=shift)
+        if node.get("frames"):
+            new = new.with_attributes(frames=node.get("frames"))
         rewriter.replace(reader, new, drop=(node,))
         rewriter.made(node, f"{node.label} into {reader.label}")
     return rewriter.finish()
@@ -43,4 +47,6 @@ def _refuses(rewriter: Rewriter, node: Node, reader: Node | None) -> str | None:
         return f"it is read by {', '.join(readers[:3])}" if readers else "it is an output of the graph"
     if reader.inputs[0] != output or output in reader.inputs[1:] or not is_pointwise(rewriter, reader):
         return f"{reader.label} behind it is not a 1x1 convolution without padding and groups"
+    if node.get("frames") and math.prod(reader.get("strides") or ()) > 1:
+        return f"{reader.label} behind it has a stride, and it moves whole frames"
     return None

@@ -1,7 +1,7 @@
 """The shift operator (arXiv 1711.08141), which ONNX does not have, in the forms in which files write it.
 
     depthwise Conv whose kernels have a single one each    -> Shift
-    Pad, one Slice a group of channels, Concat             -> Shift
+    Pad, one Slice a group of channels, Concat             -> Shift; by runs of channels where it is of neither convention
     either with a stride or channels in another order      -> the 1x1 Conv behind it, with `shift`, stride and its weights'
                                                               columns in that order; without such a Conv nothing is done
 
@@ -11,6 +11,7 @@ that reads it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import reduce
@@ -22,9 +23,11 @@ from ..ir import OWN, Graph, Node, Note
 from .rewrite import Array, Rewriter
 from .slices import ZERO, Cut, cuts
 
-__all__ = ["is_pointwise", "run"]
+__all__ = ["as_moves", "is_pointwise", "run"]
 
 MAX_STRIDE = 8
+#: Runs of channels that a shift may list.
+MAX_MOVES = 8
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def _write(rewriter: Rewriter, node: Node, moves: Moves) -> str | None:
     moved = any(any(offset) for offset in offsets)
     shift = _as_shift(offsets) if moved else None
     if moved and shift is None:
-        return "channels move, but by neither convention of the shift operator"
+        return f"channels move, but by neither convention of the shift operator, and in more than {MAX_MOVES} runs"
     attributes = {"kernel": shift.kernel, "dilation": shift.dilation, "convention": shift.convention} if shift else {}
     if moves.channels == tuple(range(len(offsets))) and set(moves.stride) == {1}:
         new = Node(
@@ -203,4 +206,11 @@ def _as_shift(offsets: list[tuple[int, ...]]) -> Shift | None:
         shift = Shift(tuple(kernel), tuple(dilation), convention)
         if channel_offsets(shift, len(offsets)) == offsets:
             return shift
-    return None
+    return as_moves(offsets)
+
+
+def as_moves(offsets: list[tuple[int, ...]]) -> Shift | None:
+    """The shift that moves runs of channels so; None where none moves, or there are many runs."""
+    runs = [(len(list(members)), offset) for offset, members in itertools.groupby(offsets)]
+    runs = runs if any(runs[-1][1]) else runs[:-1]  # those at the end stay anyway
+    return Shift.of_moves(runs) if 0 < len(runs) <= MAX_MOVES else None

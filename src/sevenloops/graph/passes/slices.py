@@ -11,7 +11,7 @@ import numpy as np
 from ..ir import Node
 from .rewrite import Array, Rewriter
 
-__all__ = ["Cut", "cuts"]
+__all__ = ["ZERO", "Cut", "cuts", "step"]
 
 #: A value and those that it is cut from, nearest first, each with the node that reads it there.
 Chain = list[tuple[str, Union[Node, None]]]
@@ -48,7 +48,7 @@ def _cut(rewriter: Rewriter, chain: Chain, source: str, shape: tuple[int, ...]) 
     axes: list[Array] | None = [np.arange(size) for size in shape]
     at = next(index for index, (name, _) in enumerate(chain) if name == source)
     for (name, _), (_, node) in zip(reversed(chain[:at]), reversed(chain[1 : at + 1])):
-        axes = None if axes is None or node is None else _step(rewriter, node, name, axes)
+        axes = None if axes is None or node is None else step(rewriter, node, name, axes)
     return None if axes is None else Cut(source, tuple(axes))
 
 
@@ -63,7 +63,8 @@ def _chain(rewriter: Rewriter, name: str) -> Chain:
     return chain
 
 
-def _step(rewriter: Rewriter, node: Node, output: str, axes: list[Array]) -> list[Array] | None:
+def step(rewriter: Rewriter, node: Node, output: str, axes: list[Array]) -> list[Array] | None:
+    """The places of an output of Slice, Split or Pad, from those of its input; None where they are not known."""
     if node.op == "Slice":
         return _slice(rewriter, node, axes)
     return _split(rewriter, node, output, axes) if node.op == "Split" else _pad(rewriter, node, axes)

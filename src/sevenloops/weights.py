@@ -110,6 +110,7 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
+        data = data.encode("latin1") if isinstance(data, str) else data  # by Python 2
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
     def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
@@ -199,7 +200,7 @@ class _Reader(pickle.Unpickler):
     """An unpickler that knows the admitted names only; `storages` collects what tensors refer to."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        super().__init__(stream)
+        super().__init__(stream, encoding="latin1")  # so that texts of Python 2, which may be bytes, keep them
         self.names = _names()
         self.storages: dict[str, _Storage] = {}
 

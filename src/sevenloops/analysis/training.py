@@ -14,16 +14,17 @@ gradients of activations, of which two or so live at a time in the backward pass
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import GraphError
 from ..graph.ir import Graph, Node
+from ..graph.shapes import infer
 from .costs import count, total
 
-__all__ = ["OPTIMIZERS", "SAVED", "TrainingMemory", "training_memory"]
+__all__ = ["OPTIMIZERS", "SAVED", "TrainingMemory", "infer_training", "training_memory"]
 
 #: Values that an optimizer keeps for each parameter.
 OPTIMIZERS = {"sgd": 0, "momentum": 1, "adam": 2}
@@ -94,8 +95,20 @@ class TrainingMemory:
         return self.input_bytes + kept + self.activation_bytes + self.loss_bytes
 
 
+def infer_training(graph: Graph, sizes: Mapping[str, tuple[int, ...]]) -> Graph:
+    """`infer` of the network as it is trained: dropouts, which do nothing at inference and would be left out, stay."""
+    constants = {**graph.constants, "sevenloops.half": np.array(0.5, np.float32), "sevenloops.on": np.array(True)}
+    nodes = tuple(
+        node.replace(inputs=(node.inputs[0], node.input(1) or "sevenloops.half", "sevenloops.on"))
+        if node.op == "Dropout" and not node.domain
+        else node
+        for node in graph.nodes
+    )
+    return infer(graph.replace(nodes=nodes, constants=constants), sizes)
+
+
 def training_memory(graph: Graph, optimizer: str = "sgd") -> TrainingMemory:
-    """The memory of one training step of a graph whose sizes are known (`infer`), before any pass.
+    """The memory of one training step of a graph whose sizes are known (`infer_training`), before any pass.
 
     Raises `GraphError` for an unknown optimizer, and for sizes that are not known. Operators that are not in `SAVED` keep
     nothing; additions, concatenations and views are such.

@@ -58,10 +58,10 @@ def random_weights(model: str) -> bool:
     return not is_file(model) and not has_weights(find(model).name)
 
 
-def console() -> Console:
-    """Standard output; wide where it is no terminal."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(width=PIPE_WIDTH, highlight=False)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error; wide where it is no terminal."""
+    found = Console(highlight=False, stderr=stderr)
+    return found if found.is_terminal else Console(width=PIPE_WIDTH, highlight=False, stderr=stderr)
 
 
 def mib(n_bytes: float) -> str:

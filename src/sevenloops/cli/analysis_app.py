@@ -71,6 +71,7 @@ def report(
     against: Annotated[str, typer.Option(help="Engines to time beside, comma-separated; or none.")] = "none",
     kernels: Annotated[bool, typer.Option("--kernels/--no-kernels", help="The loop nest of every kernel.")] = True,
     ladder: Annotated[list[Path] | None, typer.Option(help="A climb to chart too: a file of `ladder --output`.")] = None,
+    training: Annotated[list[Path] | None, typer.Option(help="Curves of a training too: a log.jsonl of `train`.")] = None,
     picture: Annotated[list[Path] | None, typer.Option(help="A PNG or SVG to show too, as of `--access-plot`.")] = None,
 ) -> None:
     """Write one page that explains where a network's time goes: roofline, table, charts, filters, kernels."""
@@ -78,7 +79,7 @@ def report(
     from .bench import split_names
     from .report import Extras, report_command
 
-    extras = Extras.read(split_names(against), kernels, ladder or [], picture or [])
+    extras = Extras.read(split_names(against), kernels, ladder or [], training or [], picture or [])
     report_command(load(model, batch, shape or [], threads, accuracy), output, runs, extras)
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..analysis.costs import Cost, count, total
 from ..analysis.devices import DEVICES, Prediction, layer_costs, predict, this_machine
-from ..analysis.training import TrainingMemory, training_memory
+from ..analysis.training import TrainingMemory, infer_training, training_memory
 from ..bench.network_bench import NetworkCase
 from ..bench.report import plain
 from ..graph.shapes import infer
@@ -26,7 +26,7 @@ def count_command(found: NetworkCase, *, batches: Sequence[int], optimizer: str,
     """Count, and print; `batches` are those that the memory of training is counted for."""
     sized = infer(found.graph, found.sizes)
     costs = count(sized)
-    training = [training_memory(infer(found.graph, _sizes(found, batch)), optimizer) for batch in batches]
+    training = [training_memory(infer_training(found.graph, _sizes(found, batch)), optimizer) for batch in batches]
     rows = layer_costs(sized) if devices else []
     here = this_machine(Machine.host())
     predictions = [predict(rows, device) for device in (*([here] if here else []), *DEVICES)] if devices else []

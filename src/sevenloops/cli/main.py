@@ -17,12 +17,14 @@ from .analysis_app import analysis_app
 from .bench_app import bench_app
 from .ladder_app import ladder_app
 from .options import PLAIN, Accuracy, Algorithm, IsaName, Json, Threads, reporting
+from .train_app import train_app
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(help="Convolutions and matrix products at the limit of the CPU.", **PLAIN)
 cache_app = typer.Typer(help="The cache of compiled kernels.", **PLAIN)
 app.add_typer(analysis_app)
+app.add_typer(train_app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(ladder_app, name="ladder")
 app.add_typer(cache_app, name="cache")

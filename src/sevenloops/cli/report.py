@@ -18,6 +18,7 @@ from ..report import Chart, report_page
 from ..report.charts import plotly
 from ..report.ladder import ladder_charts, read_ladder
 from ..report.pictures import file_uri
+from ..report.training import training_charts
 from .analysis import Loaded
 from .profile import measure_profile
 
@@ -26,7 +27,7 @@ __all__ = ["Extras", "report_command"]
 
 @dataclass(frozen=True)
 class Extras:
-    """What a page has beside the profile: other engines, loop nests, charts of ladders, pictures."""
+    """What a page has beside the profile: other engines, loop nests, charts of ladders and trainings, pictures."""
 
     against: tuple[str, ...]
     kernels: bool
@@ -34,12 +35,16 @@ class Extras:
     pictures: tuple[Path, ...]
 
     @classmethod
-    def read(cls, against: Sequence[str], kernels: bool, ladders: Sequence[Path], pictures: Sequence[Path]) -> Extras:
-        """Raises `ReportError` for files that are no ladders or pictures and without plotly, `OSError`: before measuring."""
+    def read(
+        cls, against: Sequence[str], kernels: bool, ladders: Sequence[Path], trainings: Sequence[Path],
+        pictures: Sequence[Path],
+    ) -> Extras:  # fmt: skip
+        """Raises `ReportError` for files that are no ladders, logs or pictures and without plotly, `OSError`: before measuring."""
         plotly()
         for path in pictures:
             file_uri(path)
         charts = [chart for at, path in enumerate(ladders) for chart in ladder_charts(read_ladder(path), at)]
+        charts += training_charts(trainings) if trainings else []
         return cls(tuple(against), kernels, tuple(charts), tuple(pictures))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..graph.builder import GraphBuilder
 
-__all__ = ["alexnet", "alexnet_one_tower", "alexnet_two_towers", "googlenet", "lenet5", "squeezenet", "vgg"]
+__all__ = ["alexnet", "alexnet_one_tower", "alexnet_slim", "alexnet_two_towers", "googlenet", "lenet5", "squeezenet", "vgg"]
 
 
 def lenet5(net: GraphBuilder, x: str, classes: int) -> str:
@@ -21,11 +21,13 @@ def lenet5(net: GraphBuilder, x: str, classes: int) -> str:
     return net.linear(x, classes, gain=1, name="fc3")
 
 
-def _three_linear(net: GraphBuilder, x: str, classes: int, names: tuple[str, str, str], dropout_first: bool) -> str:
+def _three_linear(
+    net: GraphBuilder, x: str, classes: int, names: tuple[str, str, str], dropout_first: bool, width: int = 4096
+) -> str:
     """The classifier of AlexNet and VGG: 4096, 4096, classes, with dropout before or behind each of the first two."""
     for name in names[:2]:
         x = net.dropout(x) if dropout_first else x
-        x = net.relu(net.linear(x, 4096, name=name))
+        x = net.relu(net.linear(x, width, name=name))
         x = x if dropout_first else net.dropout(x)
     return net.linear(x, classes, gain=1, name=names[2])
 
@@ -65,6 +67,17 @@ def alexnet_two_towers(net: GraphBuilder, x: str, classes: int) -> str:
 def alexnet_one_tower(net: GraphBuilder, x: str, classes: int) -> str:
     """The original's sizes, every layer connected to all channels."""
     return _alexnet_227(net, x, classes, groups=1)
+
+
+def alexnet_slim(net: GraphBuilder, x: str, classes: int) -> str:
+    """AlexNet's eight layers for 28x28: a quarter to a third of the channels, an eighth of the hidden units, stride 1 in the first."""
+    for number, out in ((1, 32), (2, 64)):
+        x = net.lrn(net.relu(net.conv(x, out, 5, padding=2, name=f"conv{number}")), 5, alpha=5e-4, beta=0.75, bias=2.0)
+        x = net.max_pool(x, 3, stride=2)
+    for number, out in ((3, 96), (4, 96), (5, 64)):
+        x = net.relu(net.conv(x, out, 3, padding=1, name=f"conv{number}"))
+    x = net.flatten(net.max_pool(x, 3, stride=2))
+    return _three_linear(net, x, classes, ("fc6", "fc7", "fc8"), dropout_first=False, width=512)
 
 
 def vgg(net: GraphBuilder, x: str, classes: int, depths: tuple[int, ...] = (2, 2, 3, 3, 3)) -> str:

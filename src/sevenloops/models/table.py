@@ -42,6 +42,7 @@ class Preprocessing:
 IMAGENET = Preprocessing()
 CIFAR = Preprocessing(32, 32, mean=(125.307, 122.961, 113.8575), deviation=(51.5865, 50.847, 51.255))
 DIGITS = Preprocessing(28, 28, mean=(33.318,), deviation=(78.567,), order="gray")
+GARMENTS = Preprocessing(32, 28, mean=(72.940,), deviation=(90.021,), order="gray")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ _ROWS = (
         about="AlexNet, the original with LRN",
     ),
     Model("alexnet_one_tower", classic.alexnet_one_tower, 227, preprocessing=CAFFE_227, about="the same without groups"),
+    Model(
+        "alexnet_slim", classic.alexnet_slim, 28, 10, 1, GARMENTS, about="AlexNet for small grey pictures, with LRN"
+    ),
     _vgg(11, (1, 1, 2, 2, 2)),
     _vgg(16, (2, 2, 3, 3, 3)),
     _vgg(19, (2, 2, 4, 4, 4)),
@@ -152,7 +156,7 @@ _BY_PLAIN_NAME |= {alias: ZOO[name] for alias, name in _ALIASES.items()}
 
 def build(
     name: str, *, batch: int | str = "N", classes: int | None = None, seed: int = 0,
-    weights: Mapping[str, Array] | None = None, size: int | None = None, **options: Any,
+    weights: Mapping[str, Array] | None = None, size: int | None = None, channels: int | None = None, **options: Any,
 ) -> Graph:  # fmt: skip
     """A network of the zoo as a graph: input "input" `(batch, channels, size, size)`, output "output" `(batch, classes)`.
 
@@ -165,6 +169,6 @@ def build(
         raise GraphError(f"{model.name} has no option {unknown[0]!r}; its options are: {', '.join(model.options) or 'none'}")
     net = GraphBuilder(model.name, seed=seed, weights=weights)
     side = size or model.size
-    x = net.input("input", (batch, model.channels, side, side))
+    x = net.input("input", (batch, model.channels if channels is None else channels, side, side))
     y = model.define(net, x, model.classes if classes is None else classes, **{**model.options, **options})
     return net.graph(output=y)

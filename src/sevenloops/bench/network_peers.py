@@ -234,6 +234,10 @@ def _torch(task: NetworkTask, settings: Settings) -> Prepared:
     return _ways(task, {"eager": build(False), "frozen": build(True)})
 
 
+def _torch_compile(task: NetworkTask, settings: Settings) -> Prepared:
+    raise Unsupported("torch-compile is compared on training steps only: sevenloops bench train")
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -262,4 +266,5 @@ PREPARE: dict[str, Callable[[NetworkTask, Settings], Prepared]] = {
     "openvino": _openvino,
     "mnn": _mnn,
     "torch": _torch,
+    "torch-compile": _torch_compile,
 }

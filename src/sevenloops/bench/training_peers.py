@@ -218,8 +218,11 @@ def _sevenloops(task: TrainingTask) -> dict[str, Way]:
 
         model = _eager(task, "", True)
         report = accelerate(model, images, remeasure=True)  # what is kept may be of a busy machine
-        left = [f"{name} ({reason})" for name, reason in report.left.items()]
-        return model, "\n".join([str(report).splitlines()[-1], *left])
+        left: dict[str, list[str]] = {}
+        for name, reason in report.left.items():
+            left.setdefault(reason, []).append(name)
+        kept = [f"PyTorch's: {', '.join(names)}: {reason}" for reason, names in left.items()]
+        return model, "\n".join([str(report).splitlines()[-1], *kept])
 
     return {"accelerate": Way(make)}
 

@@ -32,8 +32,8 @@ class Definition:
     """Scheduled Halide code, ready to compile.
 
     `output` is the Func, `inputs` its ImageParams in calling order, `buffers` describes the inputs and then the output.
-    `pack_*` is the same for the function that packs the weights once: raw weights in, packed weights out. With `turn`, its Func,
-    input and two buffers, raw weights go through that first.
+    `pack_*` is the same for the function that packs the weights once: raw weights in, packed weights out. With `turn`, its
+    Func, input and two buffers, raw weights go through that first.
     """
 
     output: Any

@@ -129,6 +129,10 @@ TRANSPOSED = [
     "mb1 ic3 id3 ih4 iw3 oc6 kd2 kh2 kw2 sd2 sh2 sw2 transposed bias act=relu",
     "mb2 g4 ic4 iw11 oc4 kw4 sw2 pw1 transposed bias",
     "mb2 ic19 ih17 iw16 oc35 kh3 kw3 sh2 sw2 ph1 pw1 transposed oh1 ow1 bias act=relu",
+    "mb2 g40 ic40 ih9 iw10 oc40 kh3 kw3 sh2 sw2 ph1 pw1 transposed oh1 ow1 bias act=relu res=before",
+    "mb2 g33 ic33 ih14 iw11 oc33 kh3 kw3 ph1 pw1 transposed bias",
+    "mb2 ic40 ih14 iw15 oc58 kh1 kw1 transposed bias act=relu res=after",
+    "mb1 ic32 ih14 iw14 oc48 kh3 kw3 ph1 pw1 transposed bias act=relu res=before",
 ]
 
 #: Every activation, with and without a bias, the residual on either side.

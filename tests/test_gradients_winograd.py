@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from operands import Array
+from problems import conv
 from sevenloops.adjoint import WeightGradient, adjoint, turned, why_not_turned
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.choice import choose
@@ -22,7 +23,6 @@ from sevenloops.machine import Machine
 from sevenloops.problem import ConvProblem
 from sevenloops.reference import reference_conv, reference_weight_gradient
 from sevenloops.schedule import Schedule
-from problems import conv
 
 ROW, MACHINE = GRADIENTS["gradient_winograd"], Machine.host()
 LAYER = "mb2 ic40 ih14 iw13 oc24 kh3 kw3 ph1 pw1"
@@ -104,7 +104,9 @@ def test_points_that_were_searched_for_are_better() -> None:
     problem = WeightGradient(conv("mb16 ic8 ih28 iw28 oc8 kh3 kw3 ph1 pw1"))
     x, dy = operands(problem)
     expected = reference_weight_gradient(problem, x, dy)
-    balanced, integers = (error(run(problem, schedule_for(problem, points=p), x, dy), expected) for p in ("balanced", "integers"))
+    balanced, integers = (
+        error(run(problem, schedule_for(problem, points=p), x, dy), expected) for p in ("balanced", "integers")
+    )
     assert balanced < integers
 
 
@@ -167,9 +169,10 @@ def test_it_compiles_for_avx512() -> None:
 
 
 def test_it_is_chosen_where_multiplications_bind() -> None:
-    assert gradient_schedule(WeightGradient(conv("mb16 ic64 ih56 iw56 oc64 kh3 kw3 ph1 pw1")), MACHINE) == ROW.schedules(
-        WeightGradient(conv("mb16 ic64 ih56 iw56 oc64 kh3 kw3 ph1 pw1")), MACHINE
-    )[0]
+    assert (
+        gradient_schedule(WeightGradient(conv("mb16 ic64 ih56 iw56 oc64 kh3 kw3 ph1 pw1")), MACHINE)
+        == ROW.schedules(WeightGradient(conv("mb16 ic64 ih56 iw56 oc64 kh3 kw3 ph1 pw1")), MACHINE)[0]
+    )
 
 
 # ------------------------------------------------------------------------------------ the gradient of the input
@@ -218,6 +221,28 @@ def test_input_gradients_by_turned_weights(name: str, text: str) -> None:
     assert error(input_gradient(forward, dy, w, algorithm=name), reference_conv(back, dy, w)) < row.tolerance
 
 
+STRIDED_DEPTHWISE = [
+    "mb3 g20 ic20 ih9 iw11 oc20 kh3 kw3 sh2 sw2 ph1 pw1",
+    "mb2 g16 ic16 ih10 iw12 oc16 kh3 kw3 sh2 sw2 ph1 pw1",  # rows at the end that no output sees
+    "mb2 g13 ic13 ih10 iw12 oc13 kh5 kw4 sh3 sw2 ph2 pw1",
+    "mb2 g16 ic16 ih10 iw12 oc16 kh1 kw1 sh2 sw2",  # phases without taps
+    "mb2 g12 ic12 ih10 iw12 oc12 kh3 kw3 sh2 dh2 dw2 ph2",
+    "mb1 g5 ic5 iw29 oc5 kw9 sw4 pw4",
+]
+
+
+@pytest.mark.parametrize("text", STRIDED_DEPTHWISE)
+def test_strided_depthwise_layers(text: str) -> None:
+    forward = conv(text)
+    rng = np.random.default_rng(4)
+    for draw, tolerance in ((lambda shape: rng.integers(-4, 5, shape), 0.0), (rng.standard_normal, 1e-6)):
+        dy, w = (np.asarray(draw(shape), np.float32) for shape in (forward.y_shape, forward.w_shape))
+        results = [input_gradient(forward, dy, w, algorithm="transposed_depthwise", threads=threads) for threads in (1, 2)]
+        assert np.array_equal(results[0], results[1])
+        expected = reference_conv(adjoint(forward), dy, w)
+        assert error(results[0], expected) <= tolerance
+
+
 def test_what_cannot_be_turned_says_why() -> None:
     cases = {
         "mb1 ic4 ih9 iw9 oc4 kh3 kw3 sh2 sw2 transposed": "stride is",
@@ -235,6 +260,7 @@ def test_what_cannot_be_turned_says_why() -> None:
     [
         ("mb16 ic128 ih28 iw28 oc128 kh3 kw3 ph1 pw1", "turned_winograd"),
         ("mb16 g96 ic96 ih28 iw28 oc96 kh3 kw3 ph1 pw1", "turned_depthwise"),
+        ("mb16 g96 ic96 ih112 iw112 oc96 kh3 kw3 sh2 sw2 ph1 pw1", "transposed_depthwise"),
         ("mb16 ic64 ih56 iw56 oc128 kh3 kw3 sh2 sw2 ph1 pw1", "transposed_winograd"),
     ],
 )
@@ -248,5 +274,7 @@ def test_turning_the_weights_counts_where_they_are_new() -> None:
     back = adjoint(conv("mb1 ic512 ih7 iw7 oc512 kh3 kw3 ph1 pw1"))
     schedule = ALGORITHMS["turned_direct"].schedules(back, MACHINE)[0]
     plain = Schedule("direct", **schedule.params)
-    more = ALGORITHMS["turned_direct"].pack_s(back, schedule, MACHINE) - ALGORITHMS["direct"].pack_s(turned(back), plain, MACHINE)
+    more = ALGORITHMS["turned_direct"].pack_s(back, schedule, MACHINE) - ALGORITHMS["direct"].pack_s(
+        turned(back), plain, MACHINE
+    )
     assert more > 0.3 * ALGORITHMS["direct"].pack_s(turned(back), plain, MACHINE)

@@ -67,8 +67,8 @@ def why_not_turned(problem: ConvProblem) -> str | None:
         return f"it computes transposed convolutions of stride 1, and the stride is {problem.stride}"
     if any(min(pair) < 0 for pair in _turned_padding(problem)):
         return (
-            f"the padding {problem.padding} cuts off more than a kernel of {problem.kernel} with dilation {problem.dilation} "
-            "reaches over: the plain convolution would have to crop its input"
+            f"the padding {problem.padding} cuts off more than a kernel of {problem.kernel} with dilation {problem.dilation}"
+            " reaches over: the plain convolution would have to crop its input"
         )
     return None
 
@@ -83,9 +83,7 @@ def turned(problem: ConvProblem) -> ConvProblem:
     reason = why_not_turned(problem)
     if reason is not None:
         raise ProblemError(reason)
-    return replace(
-        problem, transposed=False, padding=_turned_padding(problem), output_padding=(0,) * problem.rank
-    )
+    return replace(problem, transposed=False, padding=_turned_padding(problem), output_padding=(0,) * problem.rank)
 
 
 def _turned_padding(problem: ConvProblem) -> tuple[tuple[int, int], ...]:

@@ -34,8 +34,8 @@ class Definition:
 
     `output` is the Func, or a Pipeline where there are several; `inputs` are its ImageParams in calling order, `buffers`
     describes the inputs and then the outputs.
-    `pack_*` is the same for the function that packs the weights once: raw weights in, packed weights out. With `turn`, its Func,
-    input and two buffers, raw weights go through that first.
+    `pack_*` is the same for the function that packs the weights once: raw weights in, packed weights out. With `turn`, its
+    Func, input and two buffers, raw weights go through that first.
     """
 
     output: Any

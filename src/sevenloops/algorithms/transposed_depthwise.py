@@ -2,8 +2,8 @@
 
     y[n, c, u*s + r] = sum over j < T(r) of x[n, c, u + first(r) - j*step] * w[c, k0(r) + j*residues]
 
-The phases of `transposed` (see `phases`), with channels as the vector axis, as in `depthwise`. The s x s outputs of a cell are
-unrolled, so each has its own taps and no tap is multiplied by a zero between pixels. Memory is the limit.
+The phases of `transposed` (see `phases`), with channels as the vector axis, as in `depthwise`. The s x s outputs of a cell
+are unrolled, so each has its own taps and no tap is multiplied by a zero between pixels. Memory is the limit.
 
 Wins for depthwise layers; with a stride it is how the gradient of their input is computed.
 Cannot run: anything but one channel in and one out in each group, three spatial axes, float64.
@@ -152,9 +152,9 @@ TRANSPOSED_DEPTHWISE = Algorithm(
     schedules=schedules,
     check=check,
     define=define,
-    macs_executed=lambda problem, s: problem.macs // problem.out_channels
-    * ceil_div(problem.out_channels, s.tile_channels)
-    * s.tile_channels,
+    macs_executed=lambda problem, s: (
+        problem.macs // problem.out_channels * ceil_div(problem.out_channels, s.tile_channels) * s.tile_channels
+    ),
     workspace_bytes=lambda problem, s, threads: 0,
     parameters=PARAMETERS,
     cost=lambda problem, s, machine: with_memory_s(machine, cost_cycles(problem, s, machine), problem.unique_bytes),

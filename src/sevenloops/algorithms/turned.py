@@ -2,12 +2,12 @@
 
     y = plain convolution of x with v,    v[oc, ic, k] = w[ic, oc, K - 1 - k]
 
-(`adjoint.turned`.) Each row is the row of a plain algorithm, which sees the plain problem; when it packs weights, they are
-turned first, at the speed of memory. Turning inside of each algorithm's own packing would save one pass over the weights,
-of some that transform them anyway, and need a second order of reading in every one.
+(`adjoint.turned`.) Each row is the row of a plain algorithm, which sees the plain problem. Its packing turns the weights
+first, at the speed of memory. Turning inside the packing of each algorithm would save that pass, and every algorithm would
+need a second way to read its weights.
 
-Wins where the plain algorithm beats the phases of `transposed`, which have nothing to share at stride 1: Winograd for 3x3, one
-channel at a time for depthwise layers. It is how the gradient of a convolution's input is computed at stride 1.
+Wins where the plain algorithm beats `transposed`, which has one phase at stride 1: Winograd for 3x3, `depthwise` for one
+channel a group. It is how the gradient of a convolution's input is computed at stride 1.
 Cannot run: strides, padding beyond the reach of the kernel, and what the plain algorithm cannot.
 """
 

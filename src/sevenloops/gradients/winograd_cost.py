@@ -7,8 +7,8 @@ A task goes through its tiles chunk by chunk. For a chunk of T tiles and a block
 * reads and writes the sums M, 4 * alpha^2 * C * D bytes. Long chunks need that less often, but their V and U take
   4 * alpha^2 * T * (C + D) bytes and leave L2 the sooner.
 
-The last two set the blocks: 128 x 128 channels in chunks of 28 tiles have 2.4 MB of M and 1 MB of V and U. Traffic to L3 then
-takes as many cycles as half of the products, and most of it is hidden. Smaller blocks transform each pixel more often.
+The last two set the blocks: 128 x 128 channels in chunks of 28 tiles have 2.4 MB of M and 1 MB of V and U. Traffic to L3
+then takes half as many cycles as the products, and most of it is hidden. Smaller blocks transform each pixel more often.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from .winograd_plan import check_plan
 
 __all__ = ["winograd_cost_s", "winograd_schedules"]
 
-# The constants are fitted to 98 measured schedules of seven layers, 3x3 and 5x5, on one core of a Zen 3 that others used too:
-# the first choice took 5 % longer than the best of a layer's 14 in the mean, 16 % at most.
+# The constants are fitted to 98 measured schedules of seven layers, 3x3 and 5x5, on one core of a busy Zen 3: the first
+# choice took 4 % longer than the best of a layer's 14 in the geometric mean, 16 % at most.
 #: cycles of a point and vector in both transforms; of a point of the sums, and of an element stored, at the end
 TRANSFORM_CYCLES, TOTAL_CYCLES, STORE_CYCLES = 9.0, 5.0, 1.5
 #: bytes per cycle at which pixels arrive that L2 does not hold: a tile is short pieces of many rows
@@ -121,8 +121,8 @@ def _blocks(channels: int, unit: int) -> list[int]:
 def _register_tile(machine: Machine, rows: int, vectors: int) -> int:
     """The height of a register tile of so many vectors that computes a block of `rows` output channels fastest."""
     registers = machine.vector_registers - SPARE_REGISTERS[machine.vector_registers >= 32]
-    mr = np.arange(1, min((registers - vectors - 1) // vectors, rows) + 1)
-    return int(mr[np.argmin(ceil_div(rows, mr) * _tap_cycles(mr, vectors))])
+    able = range(1, min((registers - vectors - 1) // vectors, rows) + 1)
+    return min(able, key=lambda mr: float(ceil_div(rows, mr) * _tap_cycles(mr, vectors)))
 
 
 def _chunks(tiles: int) -> list[int]:

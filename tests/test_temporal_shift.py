@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sevenloops import InferenceSession, Shift, parse_problem
-from sevenloops.errors import ProblemError
+from sevenloops.errors import FallbackWarning, ProblemError
 from sevenloops.graph.evaluate import evaluate
 from sevenloops.graph.ir import OWN, Graph, Node, Value
 from sevenloops.graph.passes import optimise
@@ -226,6 +226,15 @@ def test_near_matches_stay(form: Any) -> None:
     feeds = {"x": np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)}
     for one, other in zip(evaluate(graph, feeds).values(), evaluate(after, feeds).values()):
         np.testing.assert_array_equal(one, other)
+
+
+def test_integers_are_shifted_too() -> None:
+    w = Writer()
+    y = mmaction(w, "x")
+    graph = Graph(tuple(w.nodes), (Value("x", SHAPE, "int64"),), (y,), w.constants)
+    x = np.random.default_rng(6).integers(-9, 9, SHAPE)
+    with pytest.warns(FallbackWarning, match="Shift"):
+        np.testing.assert_array_equal(InferenceSession(graph).run(None, {"x": x})[0], moved(x, 1))
 
 
 def test_a_strided_convolution_leaves_the_shift_alone() -> None:

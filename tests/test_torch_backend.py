@@ -201,7 +201,7 @@ def test_gradients_of_models(name: str, last: bool) -> None:
         given = given.detach().requires_grad_()
         y = function(given)
         (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
-        results.append(([y, *own.buffers()], [given.grad, *(parameter.grad for parameter in own.parameters())]))
+        results.append(([y.detach(), *own.buffers()], [given.grad, *(parameter.grad for parameter in own.parameters())]))
     for of_ours, of_exact in zip(*results):
         scale = max(float(tensor.abs().max()) for tensor in of_exact)
         for got, want in zip(of_ours, of_exact, strict=True):

@@ -15,7 +15,7 @@ Module = Any
 Tensor = Any
 
 
-class UNet(nn.Module):  # type: ignore[misc]
+class UNet(nn.Module):
     """Two scales, in-place activations, a transposed convolution, bilinear upsampling, skips by concatenation."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class UNet(nn.Module):  # type: ignore[misc]
         return self.out(torch.cat([self.upsample(third), first], 1))
 
 
-class ConvNeXt(nn.Module):  # type: ignore[misc]
+class ConvNeXt(nn.Module):
     """A patch stem and one block: 7x7 depthwise, layer norm over channels last, two linear layers, layer scale."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class ConvNeXt(nn.Module):  # type: ignore[misc]
         return self.head(self.head_norm(x.mean([-2, -1])))
 
 
-class DenseNet(nn.Module):  # type: ignore[misc]
+class DenseNet(nn.Module):
     """Batch norm and ReLU before convolutions, every layer's input all results so far."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ def video() -> Module:
     )  # fmt: skip
 
 
-class TSM(nn.Module):  # type: ignore[misc]
+class TSM(nn.Module):
     """The temporal shift (arXiv 1811.08383) by assignment to slices, or by padding, slices and concatenation."""
 
     def __init__(self, frames: int, assigned: bool) -> None:
@@ -123,7 +123,7 @@ class TSM(nn.Module):  # type: ignore[misc]
         return x.view(-1, self.frames, 5).mean(1)
 
 
-class Mobile(nn.Module):  # type: ignore[misc]
+class Mobile(nn.Module):
     """Hard activations, squeeze and excitation, a shuffle of channels, padding, pixel shuffle; two outputs."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Mobile(nn.Module):  # type: ignore[misc]
         return functional.pixel_shuffle(functional.pad(x, (1, 0, 2, 1)), 2), x.chunk(2, 1)[1].sigmoid()
 
 
-class Left(nn.Module):  # type: ignore[misc]
+class Left(nn.Module):
     """An embedding, which is left to PyTorch, around it what is not, and a break."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Left(nn.Module):  # type: ignore[misc]
         return self.head(y.mean(2))
 
 
-class Pieces(nn.Module):  # type: ignore[misc]
+class Pieces(nn.Module):
     """Outputs that are constants, inputs, the same value twice, and views of each other."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ class Pieces(nn.Module):  # type: ignore[misc]
         return y, y[:, 1:3], y.permute(0, 2, 3, 1), x, torch.ones(2), y, self.conv.weight * 2, y.flatten(2)[0]
 
 
-class Shifted(nn.Module):  # type: ignore[misc]
+class Shifted(nn.Module):
     """Our shifts, and layers that `accelerate` replaces."""
 
     def __init__(self) -> None:
@@ -196,7 +196,8 @@ def made(name: str) -> tuple[Module, Tensor]:
     torch.manual_seed(0)
     model = make()
     for module in model.modules():
+        statistics: Any = module
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
+            statistics.running_mean.normal_(0, 0.1)
+            statistics.running_var.uniform_(0.5, 1.5)
     return model, torch.randn(shape)

@@ -14,8 +14,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import torch
-from functorch.compile import default_partition, make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch._functorch.partitioners import default_partition
 from torch._guards import TracingContext
 
 from ..errors import FallbackWarning

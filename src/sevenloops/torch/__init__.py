@@ -1,5 +1,7 @@
 """sevenloops under PyTorch: operators with gradients, modules, and what replaces those of a model. Needs PyTorch."""
 
+from typing import Any
+
 from . import nn
 from .accelerate import accelerate, restore
 from .functional import (
@@ -23,6 +25,7 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "explain_backend",
     "from_graph",
     "linear",
     "nn",
@@ -31,3 +34,12 @@ __all__ = [
     "shift_conv2d",
     "to_graph",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`explain_backend`, for which PyTorch's compiler has to be imported: that takes longer than all else here."""
+    if name == "explain_backend":
+        from .backend import explain_backend
+
+        return explain_backend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
 """The backend of `torch.compile`: `torch.compile(model, backend="sevenloops")`.
 
 Dynamo's graphs go through AOTAutograd to ATen operators. Graphs of inference become networks like those of an
-`InferenceSession`, with packed weights; graphs of training run with our convolutions. What sevenloops does not compute is left
-to PyTorch; `explain_backend` lists it.
+`InferenceSession`, with packed weights; graphs of training run with our convolutions. What sevenloops does not compute
+is left to PyTorch; `explain_backend` lists it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
 import torch
-from functorch.compile import default_partition, make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.utils import make_boxed_func
+from torch._functorch.partitioners import default_partition
 from torch._guards import TracingContext
 
 from ..errors import FallbackWarning
@@ -27,6 +29,7 @@ from .backend_training import replace_layers
 __all__ = ["backend", "explain_backend"]
 
 log = logging.getLogger("sevenloops.torch")
+NAME = "sevenloops"
 Tell = Callable[[GraphReport], None]
 #: Options that go to `InferenceSession`.
 SESSION_OPTIONS = ("accuracy", "threads")
@@ -36,9 +39,9 @@ OPTIONS = (*SESSION_OPTIONS, "compare")
 def backend(module: Any, inputs: Sequence[Any], *, options: Mapping[str, Any] | None = None, **_: Any) -> Any:
     """Compile a graph of Dynamo; for `torch.compile(model, backend=...)`.
 
-    `options` may have, for inference, `accuracy` and `threads`, as `sevenloops.InferenceSession` takes them; for training
-    `compare`: by default the convolutions of a new graph are timed with our kernels and with PyTorch's, and the faster one is
-    taken; with False all that can be are ours.
+    `options` may have, for inference, `accuracy` and `threads`, as `sevenloops.InferenceSession` takes them. For training
+    it may have `compare`: by default the convolutions of a new graph are timed with our kernels and with PyTorch's, and the
+    faster one is taken; with False, all that can be are ours.
     """
     return _compiled(module, inputs, options or {}, _warn)
 
@@ -88,20 +91,35 @@ def _warn(report: GraphReport) -> None:
 
 
 def explain_backend(model: Callable[..., Any], *args: Any, **kwargs: Any) -> BackendReport:
-    """What `torch.compile(model, backend="sevenloops")` makes of a call: the model runs once, compiled anew.
+    """What `torch.compile(model, backend="sevenloops")` makes of a call: the model runs twice, compiled anew.
 
-    In the grad mode of the caller: under `torch.no_grad()` it is inference.
+    In the grad mode of the caller: under `torch.no_grad()` it is inference; else the report has forward graphs alone, as
+    nothing asks for gradients. What has been compiled in this process before is forgotten (`torch._dynamo.reset`).
     """
-    explained = torch._dynamo.explain(model)(*args, **kwargs)
     graphs: list[GraphReport] = []
 
     def telling(module: Any, inputs: Sequence[Any]) -> Any:
         return _compiled(module, inputs, {}, graphs.append)
 
+    explained = torch._dynamo.explain(model)(*args, **kwargs)
     torch._dynamo.reset()
     try:
         torch.compile(model, backend=telling)(*args, **kwargs)
     finally:
         torch._dynamo.reset()
-    breaks = tuple(str(reason.reason) for reason in explained.break_reasons)
-    return BackendReport(breaks, tuple(graphs))
+    return BackendReport(tuple(map(_broken, explained.break_reasons)), tuple(graphs))
+
+
+def _broken(found: Any) -> str:
+    """Why and where Dynamo broke a graph."""
+    reason, *_ = str(found.reason).splitlines() or [""]
+    return f"{reason}, {found.user_stack[-1].filename}:{found.user_stack[-1].lineno}" if found.user_stack else reason
+
+
+def _register() -> None:
+    """Make the name known to PyTorch where the installed package has no entry point for it, which PyTorch would find."""
+    if NAME not in entry_points(group="torch_dynamo_backends").names:
+        torch._dynamo.register_backend(compiler_fn=backend, name=NAME)
+
+
+_register()

@@ -1,8 +1,8 @@
 """ATen operators as nodes of a `Graph`: the table that says what of a PyTorch graph sevenloops computes.
 
 A rule takes the translation so far, the FX node and the operator's arguments in the order of its schema, defaults filled in.
-It adds nodes and returns the name of the value (a tuple of names where the operator has several outputs, None for those that
-are not computed), or raises `Unsupported` with the reason. Shapes are those that PyTorch's fake tensors have in `meta["val"]`.
+It adds nodes and returns the name of the value (a tuple of names where the operator has several outputs, None for those
+that are not computed), or raises `Unsupported` with the reason. Shapes are those of PyTorch's fake tensors, `meta["val"]`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 
-from ..errors import GraphError, Unsupported
+from ..errors import Unsupported
 from .backend_elementwise import ELEMENTWISE
 from .backend_layers import LAYERS
 from .backend_moves import MOVES
+from .backend_own import OURS
 from .backend_translation import Names, Rule, Translation, shape_of
 
 __all__ = ["MOVES", "RULES", "reason_against", "translate", "unfit"]
 
 #: Every operator that may be computed here.
-RULES: dict[Any, Rule] = {**LAYERS, **ELEMENTWISE, **MOVES}
+RULES: dict[Any, Rule] = {**LAYERS, **ELEMENTWISE, **MOVES, **OURS}
 
 
 def translate(translation: Translation, node: Any) -> None:

@@ -12,6 +12,7 @@ __all__ = ["ELEMENTWISE"]
 
 aten = torch.ops.aten
 
+
 def _unary(op: str, **attributes: float) -> Rule:
     def rule(t: Translation, node: Any, x: Any) -> str:
         return t.node(op, [x], shape_of(node), node.name, **attributes)
@@ -57,6 +58,13 @@ def _leaky_relu(t: Translation, node: Any, x: Any, slope: float) -> str:
     return t.node("LeakyRelu", [x], shape_of(node), node.name, alpha=float(slope))
 
 
+def _glu(t: Translation, node: Any, x: Any, axis: int) -> str:
+    shape = shape_of(node)
+    axis, half = axis % len(shape), shape[axis]
+    value, gate = (t.cut(x, shape, axis, at * half, (at + 1) * half, 1, f"{node.name} {at}") for at in (0, 1))
+    return t.node("Mul", [value, t.node("Sigmoid", [gate], shape, f"{node.name} gate")], shape, node.name)
+
+
 #: Overloads that are one operator of ONNX, by its name.
 UNARY = {
     "relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "abs": "Abs",
@@ -86,4 +94,5 @@ ELEMENTWISE: dict[Any, Rule] = {
     aten.softplus.default: _softplus,
     aten.gelu.default: _gelu,
     aten.rsqrt.default: _rsqrt,
+    aten.glu.default: _glu,
 }

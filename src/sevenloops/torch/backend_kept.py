@@ -60,9 +60,7 @@ def _interpolate_arguments(
     return input, size, factors, mode, align_corners, recompute_scale_factor, antialias
 
 
-def _norm_arguments(
-    input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
-) -> tuple[Any, ...]:
+def _norm_arguments(input: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> tuple[Any, ...]:
     return input, size, alpha, beta, k
 
 

@@ -52,9 +52,7 @@ def _is_t(node: Any) -> bool:
 def _addmm(t: Translation, node: Any, c: Any, a: Any, b: Any, beta: float = 1, alpha: float = 1) -> str:
     turned = _is_t(b) and b.args[0] in t.names
     operands = [a, b.args[0] if turned else b] + ([] if c is None else [c])
-    return t.node(
-        "Gemm", operands, shape_of(node), node.name, transB=int(turned), alpha=float(alpha), beta=float(beta)
-    )
+    return t.node("Gemm", operands, shape_of(node), node.name, transB=int(turned), alpha=float(alpha), beta=float(beta))
 
 
 def _mm(t: Translation, node: Any, a: Any, b: Any) -> str:
@@ -119,9 +117,7 @@ def _window(x: Any, kernel: Any, stride: Any, padding: Any, ceil: bool, rank: in
 
 
 def _max_pool(rank: int) -> Rule:
-    def rule(
-        t: Translation, node: Any, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool
-    ) -> Names:
+    def rule(t: Translation, node: Any, x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Names:
         window = _window(x, kernel, stride, padding, ceil, rank)
         shape = tuple(node.meta["val"][0].shape)
         return t.node("MaxPool", [x], shape, node.name, **window, dilations=_full(dilation, rank)), None
@@ -178,18 +174,31 @@ RESIZES = {
 }
 
 
+def _check_nearest(sizes: Shape, out: Shape, factors: Any, start: float) -> None:
+    """PyTorch looks for the nearest pixel in float32; where that rounds across a border, only PyTorch finds the same."""
+    for at, (size, length) in enumerate(zip(sizes, out)):
+        theirs = size / length if factors is None else 1 / factors[at]
+        ours = size / length if factors is None else 1 / float(np.float32(factors[at]))  # a constant of the graph
+        pixels = np.arange(length) + start
+        same = np.floor(pixels.astype(np.float32) * np.float32(theirs)) == np.floor(pixels * ours)
+        need(bool(same.all()), f"from {size} pixels to {length}, PyTorch's rounding picks other ones")
+
+
 def _resize(
     t: Translation, node: Any, x: Any, size: Any, factors: Any, mode: str, corners: Any, recompute: Any, antialias: bool
 ) -> str:
     need(mode in RESIZES and not antialias, f"the mode is {mode!r}{', antialiased' if antialias else ''}")
+    given_factors = None if factors is None or recompute else _full(factors, len(shape_of(x)) - 2)
+    if mode.startswith("nearest"):
+        _check_nearest(shape_of(x)[2:], shape_of(node)[2:], given_factors, 0.5 if mode == "nearest-exact" else 0.0)
     how, coordinates, rounding = RESIZES[mode]
     shape = shape_of(node)
     attributes = {
         "mode": how, "coordinate_transformation_mode": "align_corners" if corners else coordinates,
         "nearest_mode": rounding, "cubic_coeff_a": -0.75,
     }  # fmt: skip
-    if factors is not None and not recompute:
-        scales = np.asarray((1.0, 1.0, *_full(factors, len(shape) - 2)), np.float32)
+    if given_factors is not None:
+        scales = np.asarray((1.0, 1.0, *given_factors), np.float32)
         given = [x, "", t.build.constant(f"{node.name} scales", scales)]
     else:
         given = [x, "", "", t.sizes(f"{node.name} sizes", shape)]

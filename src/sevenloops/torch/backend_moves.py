@@ -135,8 +135,8 @@ def _copy(t: Translation, node: Any, x: Any, source: Any, waits: bool) -> str:
 
 
 def _expand(t: Translation, node: Any, x: Any, size: Any, implicit: bool) -> str:
-    need(shape_of(x) == shape_of(node), f"it repeats {shape_of(x)} as {shape_of(node)}")
-    return t.of(x)
+    shape = shape_of(node)
+    return t.of(x) if shape_of(x) == shape else t.node("Expand", [x, t.sizes(f"{node.name} shape", shape)], shape, node.name)
 
 
 def _pixel_shuffle(t: Translation, node: Any, x: Any, factor: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +49,7 @@ class Part:
         self._make, self._options = make, options
         self._weights = [at for at, like in enumerate(inputs) if like is None]
         self._inputs = [(at, f"in{at}", order_of(like)) for at, like in enumerate(inputs) if like is not None]
-        self._outputs = [(f"out{at}", tuple(like.shape), like.stride()) for at, like in enumerate(outputs)]
+        self._outputs = [(f"out{at}", tuple(like.shape), like.stride(), _is_dense(like)) for at, like in enumerate(outputs)]
         self._lock = renewed_lock(self, "_lock")
         self._packed: _Packed | None = None
         self.packings = 0  #: how often the weights have been packed: once, and whenever they have changed
@@ -69,7 +68,7 @@ class Part:
                 self._packed = None
                 self._packed = _Packed(weights, self._compiled(weights))
             results = self._packed.plan.run(arrays)
-        return tuple(_seen(results[name], shape, strides) for name, shape, strides in self._outputs)
+        return tuple(_seen(results[name], *place) for name, *place in self._outputs)
 
     def _compiled(self, weights: Sequence[Any]) -> Plan:
         self.packings += 1
@@ -97,11 +96,7 @@ class _Packed:
 
     def is_of(self, weights: Sequence[Any]) -> bool:
         """Whether these are the weights, with the same values."""
-        return all(itertools.starmap(_is, zip(map(_mark, weights), self._marks))) and self._sample() == self._sampled
-
-
-def _is(a: Any, b: Any) -> bool:
-    return bool(a == b)
+        return [_mark(weight) for weight in weights] == self._marks and self._sample() == self._sampled
 
 
 def _mark(weight: Any) -> tuple[int, int]:
@@ -114,15 +109,19 @@ def _memory(tensor: Any, order: Order) -> Array:
     return array
 
 
-def _seen(array: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
-    """Memory as a tensor with these strides; a copy where they leave holes."""
+def _is_dense(tensor: Any) -> bool:
+    """Whether the memory of a tensor has neither holes nor anything twice."""
+    order = order_of(tensor)
+    return bool(tensor.permute(order).is_contiguous())
+
+
+def _seen(array: Array, shape: tuple[int, ...], strides: tuple[int, ...], dense: bool) -> Any:
+    """Memory as a tensor with these strides; where they leave holes, a copy."""
     tensor = torch.from_numpy(array)
-    if tensor.shape == shape and tensor.stride() == strides:
-        return tensor
+    if dense:
+        return tensor if tensor.stride() == strides else tensor.as_strided(shape, strides)
     axes = sorted(range(len(shape)), key=lambda axis: (-strides[axis], axis))
     seen = tensor.permute(tuple(int(axis) for axis in np.argsort(axes)))
-    if all(size == 1 or a == b for size, a, b in zip(shape, seen.stride(), strides)):
-        return tensor.as_strided(shape, strides)
     if any(size > 1 and not stride for size, stride in zip(shape, strides)):
-        return seen  # one element for many: no strides that can be written to
+        return seen  # one element for many, which cannot be written to
     return torch.empty_strided(shape, strides).copy_(seen)

@@ -56,7 +56,7 @@ class BySize:
             return self._compile(module, fakes)
 
 
-class _Numbers(torch.fx.Interpreter):  # type: ignore[misc]
+class _Numbers(torch.fx.Interpreter):
     """Runs a graph on tensors without memory; sizes become numbers in the arguments of the nodes that read them."""
 
     def run_node(self, node: Any) -> Any:

@@ -28,17 +28,15 @@ Tensor = Any
 aten = torch.ops.aten
 #: What each of the three gradients of a convolution is called.
 GRADIENTS = ("input", "weight", "bias")
-#: Operators that need tensors in certain places, and one that does the same with all.
+#: Operators for which only some strides will do, and for which `reshape` is the same with all.
 RESHAPES = {aten.view.default, aten._unsafe_view.default}
 #: Operators beside the element-wise ones and those that move values which take tensors as they lie in memory.
 ANY_STRIDES = {
-    getattr(aten, name)
-    for name in """
-        _native_batch_norm_legit_functional _native_batch_norm_legit_no_training native_batch_norm_backward avg_pool2d
-        avg_pool2d_backward max_pool2d_with_indices max_pool2d_with_indices_backward _adaptive_avg_pool2d
-        _adaptive_avg_pool2d_backward mean sum convolution convolution_backward
-    """.split()
-}
+    aten._native_batch_norm_legit_functional, aten._native_batch_norm_legit_no_training, aten.native_batch_norm_backward,
+    aten.avg_pool2d, aten.avg_pool2d_backward, aten.max_pool2d_with_indices, aten.max_pool2d_with_indices_backward,
+    aten._adaptive_avg_pool2d, aten._adaptive_avg_pool2d_backward, aten.mean, aten.sum, aten.convolution,
+    aten.convolution_backward,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,11 @@ def replace_layers(module: Any, kept_outputs: int, compare: bool) -> Replaced:
         if node.target in LAYERS:
             reasons = LAYERS[node.target](node, compare)
             layers += not all(reasons.values())
-            leftovers += [Leftover(f"{node.target}".removesuffix(".default") + what, node.name, why) for what, why in reasons.items() if why]
+            leftovers += [
+                Leftover(f"{node.target}".removesuffix(".default") + what, node.name, why)
+                for what, why in reasons.items()
+                if why
+            ]
     if layers:
         _freed(module, kept_outputs)
         module.graph.lint()
@@ -105,7 +107,7 @@ def replace_layers(module: Any, kept_outputs: int, compare: bool) -> Replaced:
 
 def _forward(node: Any, compare: bool) -> dict[str, str]:
     """Why a convolution is left to PyTorch: nothing, or one reason."""
-    x, weight, bias, *tail = node.args
+    x, weight, _, *tail = node.args
     reason = _against(x, weight, tail)
     if not reason and compare:
         reason = faster(convolution, aten.convolution, node.args)
@@ -116,7 +118,7 @@ def _forward(node: Any, compare: bool) -> dict[str, str]:
 
 def _backward(node: Any, compare: bool) -> dict[str, str]:
     """Why gradients of a convolution are left to PyTorch, by their names."""
-    dy, x, weight, sizes, *tail, mask = node.args
+    dy, x, weight, _, *tail, mask = node.args
     wanted = [at for at in range(3) if mask[at]]
     reason = unfit(dy.meta["val"]) or _against(x, weight, tail)
     reasons = dict.fromkeys(wanted, reason)
@@ -173,7 +175,8 @@ def _takes_any(target: Any) -> bool:
 
 
 def _place(graph: Any, reader: Any, value: Any) -> None:
-    if not isinstance(value.meta.get("val"), torch.Tensor) or value.op == "placeholder" and reader.op == "output":
+    """Have a reader see a value with the strides that the graph says; what is an input of the graph goes out as it is."""
+    if not isinstance(value.meta.get("val"), torch.Tensor) or (value.op == "placeholder" and reader.op == "output"):
         return
     strides = value.meta["val"].stride()
     with graph.inserting_before(reader):

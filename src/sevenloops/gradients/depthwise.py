@@ -112,26 +112,38 @@ def define(problem: WeightGradient, schedule: Schedule, machine: Machine) -> Def
     o = hl.RDom([hl.Range(0, extent) for extent in t.extents], "o")
     loops = [o[axis] for axis in range(len(t.extents))]
     channel, taps = _place(t, loops)
+    added = hl.Func("added")  # of all parts
+    added[dims] = over_parts(blocks, total, dims)
     out[kx, ky, kz, ic, oc] = hl.undef(hl.Float(32))
-    out[(*taps, 0, channel)] = over_parts(blocks, total, loops)
-    # The schedule.
-    v, jx, jy, *_ = dims
-    total.compute_root()
-    for stage in (total, total.update(0)):
-        order = [*dims, *([] if stage is total else [rb[0], rb[1], rb[2]]), *part]
-        stage.reorder(*order).vectorize(v).unroll(jx).unroll(jy)
-        if s.parallel:
-            task = hl.Var("task")
-            stage.fuse(part[0], part[1], task).fuse(task, part[2], task).parallel(task)
-    sums.compute_at(total, dims[3]).bound_extent(jx, s.tile_width).bound_extent(jy, s.tile_height)
-    sums.vectorize(v).unroll(jx).unroll(jy)
-    hot = sums.update(0).reorder(v, jx, jy, r[0], r[1], r[2], r[3]).vectorize(v).unroll(jx).unroll(jy)
-    if s.unroll > 1:
-        hot.unroll(r[0], s.unroll)
+    out[(*taps, 0, channel)] = added[loops]
+    _schedule(t, (sums, total, added, out), (r, rb, dims, part, loops))
     for copy in staged:
         copy.compute_at(total, rb[0])
     shape = (t.channels, 1, *g.kernel)
     return definition(out, [("x", x, x_shape), ("dy", dy, dy_shape)], shape)
+
+
+def _schedule(t: Taps, funcs: Any, loops: Any) -> None:
+    import halide as hl
+
+    s, (sums, total, added, out), (r, rb, dims, part, o) = t.s, funcs, loops
+    v, jx, jy, tx, *_ = dims
+    added.compute_at(out, o[-1]).vectorize(v)
+    if s.parallel and t.channels % t.width == 0:  # else the last vector is moved inwards, over another task's channels
+        out.update(0).allow_race_conditions()  # tiles of taps overlap in one task
+        out.update(0).parallel(o[-1])
+    total.compute_root()
+    for stage in (total, total.update(0)):
+        stage.reorder(*dims, *([] if stage is total else [rb[0], rb[1], rb[2]]), *part)
+        stage.vectorize(v).unroll(jx).unroll(jy)
+        if s.parallel:
+            task = hl.Var("task")
+            stage.fuse(part[0], part[1], task).fuse(task, part[2], task).parallel(task)
+    sums.compute_at(total, tx).bound_extent(jx, s.tile_width).bound_extent(jy, s.tile_height)
+    sums.vectorize(v).unroll(jx).unroll(jy)
+    hot = sums.update(0).reorder(v, jx, jy, r[0], r[1], r[2], r[3]).vectorize(v).unroll(jx).unroll(jy)
+    if s.unroll > 1:
+        hot.unroll(r[0], s.unroll)
 
 
 def _operands(t: Taps, x: Any, dy: Any) -> tuple[Any, Any, list[Any]]:
@@ -190,10 +202,11 @@ def _cycles(problem: WeightGradient, s: Schedule, machine: Machine) -> float:
     repeated = t.width / 2 if g.oc > 1 else 1.0
     block += COPY_CYCLES * cb * (seen * repeated + blocks.pixels)
     task = math.prod(blocks.each) * block + 500
-    last = t.channels * g.taps * (1.5 + 0.3 * s.parts)
+    last = t.channels * g.taps * (1.5 + 0.1 * s.parts)
     if not s.parallel:
         return float(s.parts * task + last)
-    return float((ceil_div(s.parts, machine.cores) + TAIL) * task + last + 2 * FORK_CYCLES)
+    last /= machine.cores
+    return float((ceil_div(s.parts, machine.cores) + TAIL) * task + last + 3 * FORK_CYCLES)
 
 
 def schedules(problem: WeightGradient, machine: Machine) -> list[Schedule]:

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..adjoint import WeightGradient
-from ..algorithms.base import Algorithm, Definition
+from ..algorithms.base import Algorithm, Definition, Geometry
 from ..algorithms.cost import with_memory_s
 from ..machine import Machine
 from ..schedule import Schedule
@@ -81,54 +81,63 @@ def define(problem: WeightGradient, schedule: Schedule, machine: Machine) -> Def
     return definition(out, [("x", x, x_shape), ("dy", dy, dy_shape)], w_shape)
 
 
+def _place(g: Geometry, o: Any, k: Any) -> list[Any]:
+    """Where in padded coordinates an output pixel sees a tap, innermost axis first."""
+    return [o[i] * g.stride[2 - i] + k[i] * g.dilation[2 - i] for i in range(3)]
+
+
 def _x_access(problem: WeightGradient, t: Tiling, x: Any, lanes: int) -> tuple[Any, Any]:
-    """`x` by channel of a tile, tile, group, output pixel and tap; and the Func of its copy."""
+    """`x` by channel of a tile, tile, group, output pixel and tap; and the Func of its copy, or None."""
+    if t.rows:
+        return _x_rows(t, x, lanes)
+    if not t.s.stage:
+        return lambda u, tile, group, o, k: x[(group * t.g.ic + t.x_channel(u, tile), *_place(t.g, o, k), o[3])], None
+    return _x_panels(problem.forward.shift, t, x)
+
+
+def _x_rows(t: Tiling, x: Any, lanes: int) -> tuple[Any, Any]:
+    """Rows with pixel and channel as one axis: neighbouring taps of a kernel row are neighbours there."""
     import halide as hl
 
-    from ..algorithms.funcs import padded_input, padded_rows
+    from ..algorithms.funcs import padded_rows
 
-    g, width = t.g, t.s.tile_x
-    place = lambda o, k: [o[i] * g.stride[2 - i] + k[i] * g.dilation[2 - i] for i in range(3)]  # noqa: E731
-    if t.rows:
-        source = padded_rows(x, g)
-        source.vectorize(source.args()[0], lanes, hl.TailStrategy.RoundUp)
-        row = g.kernel[2] * g.ic
+    g, rows, row = t.g, padded_rows(x, t.g), t.g.kernel[2] * t.g.ic
+    rows.vectorize(rows.args()[0], lanes, hl.TailStrategy.RoundUp)
 
-        def by_row(u: Any, tile: Any, group: Any, o: Any, k: Any) -> Any:
-            j = first_of_tile(tile, width, t.x) + u
-            y, z = j // row % g.kernel[1], j // (row * g.kernel[1])
-            at = place(o, (0, y, z))
-            return source[o[0] * (g.stride[2] * g.ic) + j % row, at[1], at[2], o[3]]
+    def access(u: Any, tile: Any, group: Any, o: Any, k: Any) -> Any:
+        j = t.x_channel(u, tile)
+        at = _place(g, o, (0, j // row % g.kernel[1], j // (row * g.kernel[1])))
+        return rows[o[0] * (g.stride[2] * g.ic) + j % row, at[1], at[2], o[3]]
 
-        return by_row, source
-    shift = problem.forward.shift
-    if not t.s.stage:
-        return lambda u, tile, group, o, k: x[(group * g.ic + first_of_tile(tile, width, t.x) + u, *place(o, k), o[3])], None
+    return access, rows
+
+
+def _x_panels(shift: Shift | None, t: Tiling, x: Any) -> tuple[Any, Any]:
+    """Panels of a tile's channels, in padded coordinates."""
+    import halide as hl
+
+    from ..algorithms.funcs import padded_input
+
+    g = t.g
     padded = padded_input(x, g) if g.padded or shift else x
     u, ix, iy, iz, n, tile, group = (hl.Var(v) for v in ("u", "ix", "iy", "iz", "n", "tile", "group"))
-    channel = first_of_tile(tile, width, t.x) + u
-    at = [ix, iy, iz]
-    # Of a kernel with one tap the copy has the pixels that the stride leaves.
+    # Of an axis with one tap the copy has the pixels that the stride leaves.
     apart = [kernel == 1 and stride > 1 and not shift for kernel, stride in zip(reversed(g.kernel), reversed(g.stride))]
-    at = [i * stride if alone else i for i, stride, alone in zip(at, reversed(g.stride), apart)]
-    staged = hl.Func("x_panels")
-    staged[u, ix, iy, iz, n, tile, group] = padded[(group * g.ic + channel, *at, n)]
-    staged.bound(u, 0, width).reorder(u, tile, ix, iy, iz, n, group).vectorize(u)
-    row = (
-        max(by[-1] for by in channel_offsets(shift, g.ic)) - min(by[-1] for by in channel_offsets(shift, g.ic))
-        if shift
-        else 0
-    )
-    row += g.out[2] if apart[0] else (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
-    odd_rows(staged, ix, row)
+    at = [i * stride if alone else i for i, stride, alone in zip((ix, iy, iz), reversed(g.stride), apart)]
+    panels = hl.Func("x_panels")
+    panels[u, ix, iy, iz, n, tile, group] = padded[(group * g.ic + t.x_channel(u, tile), *at, n)]
+    panels.bound(u, 0, t.s.tile_x).reorder(u, tile, ix, iy, iz, n, group).vectorize(u)
+    row = g.out[2] if apart[0] else (g.out[2] - 1) * g.stride[2] + (g.kernel[2] - 1) * g.dilation[2] + 1
+    offsets = [by[-1] for by in channel_offsets(shift, g.ic)] if shift else [0]
+    odd_rows(panels, ix, row + max(offsets) - min(offsets))
 
-    def by_tile(u: Any, tile: Any, group: Any, o: Any, k: Any) -> Any:
-        spots = [o[i] if alone else spot for i, (spot, alone) in enumerate(zip(place(o, k), apart))]
+    def access(u: Any, tile: Any, group: Any, o: Any, k: Any) -> Any:
+        spots = [o[i] if alone else spot for i, (spot, alone) in enumerate(zip(_place(g, o, k), apart))]
         if shift:
-            spots = [spot + by for spot, by in zip(spots, [*_moved(shift, g.ic, first_of_tile(tile, width, t.x) + u), 0, 0])]
-        return staged[(u, *spots, o[3], tile, group)]
+            spots = [spot + by for spot, by in zip(spots, [*_moved(shift, g.ic, t.x_channel(u, tile)), 0, 0])]
+        return panels[(u, *spots, o[3], tile, group)]
 
-    return by_tile, staged
+    return access, panels
 
 
 def _moved(shift: Shift, channels: int, c: Any) -> list[Any]:
@@ -146,15 +155,15 @@ def _dy_access(t: Tiling, dy: Any) -> tuple[Any, Any]:
     """As `_x_access`, of `dy`."""
     import halide as hl
 
-    g, width = t.g, t.s.tile_dy
+    g = t.g
     if not t.s.stage:
-        return lambda u, tile, group, o, k: dy[(group * g.oc + first_of_tile(tile, width, g.oc) + u, *o)], None
-    staged = hl.Func("dy_panels")
+        return lambda u, tile, group, o, k: dy[(group * g.oc + t.dy_channel(u, tile), *o)], None
+    panels = hl.Func("dy_panels")
     u, ox, oy, oz, n, tile, group = (hl.Var(v) for v in ("u", "ox", "oy", "oz", "n", "tile", "group"))
-    staged[u, ox, oy, oz, n, tile, group] = dy[group * g.oc + first_of_tile(tile, width, g.oc) + u, ox, oy, oz, n]
-    staged.bound(u, 0, width).reorder(u, tile, ox, oy, oz, n, group).vectorize(u)
-    odd_rows(staged, ox, g.out[2])
-    return lambda u, tile, group, o, k: staged[(u, *o, tile, group)], staged
+    panels[u, ox, oy, oz, n, tile, group] = dy[group * g.oc + t.dy_channel(u, tile), ox, oy, oz, n]
+    panels.bound(u, 0, t.s.tile_dy).reorder(u, tile, ox, oy, oz, n, group).vectorize(u)
+    odd_rows(panels, ox, g.out[2])
+    return lambda u, tile, group, o, k: panels[(u, *o, tile, group)], panels
 
 
 def _scatter(t: Tiling, out: Any, total: Any) -> dict[str, Any]:
@@ -166,6 +175,7 @@ def _scatter(t: Tiling, out: Any, total: Any) -> dict[str, Any]:
     kx, ky, kz, ic, oc = (hl.Var(v) for v in ("kx", "ky", "kz", "ic", "oc"))
     out[kx, ky, kz, ic, oc] = hl.undef(hl.Float(32))
     (width, panels), (height, tiles) = t.vector, t.scalar
+    channels = t.x if s.vectors == "x" else g.oc
     sizes = dict(zip(("v", "u", "kx", "ky", "kz"), (width, height, *t.taps)))
     order = ("v", "kx", "ky", "kz", "u") if t.in_order else ("kx", "ky", "kz", "u", "v")
     sizes = {**{name: sizes[name] for name in order}, "tile": tiles, "panel": panels // s.splits}
@@ -173,13 +183,12 @@ def _scatter(t: Tiling, out: Any, total: Any) -> dict[str, Any]:
     o = hl.RDom([hl.Range(0, extent) for extent in sizes.values()], "o")
     loops = {name: o[axis] for axis, name in enumerate(sizes)}
     panel = loops["split"] * (panels // s.splits) + loops["panel"]
-    if s.splits > 1 and panels * width != (t.x if s.vectors == "x" else g.oc):
+    if s.splits > 1 and channels % width:
         # The last panel is moved inwards; what it has in common with the panel before it is stored by that one's task.
-        o.where(first_of_tile(panel, width, t.x if s.vectors == "x" else g.oc) + loops["v"] >= panel * width)
-    along_x, along_dy = ((loops["v"], panel), (loops["u"], loops["tile"]))
-    if s.vectors == "dy":
-        along_x, along_dy = along_dy, along_x
-    j, channel = (first_of_tile(i, w, n) + u for (u, i), w, n in ((along_x, s.tile_x, t.x), (along_dy, s.tile_dy, g.oc)))
+        o.where(first_of_tile(panel, width, channels) + loops["v"] >= panel * width)
+    along = [(loops["v"], panel), (loops["u"], loops["tile"])]
+    along_x, along_dy = along if s.vectors == "x" else along[::-1]
+    j, channel = t.x_channel(*along_x), t.dy_channel(*along_dy)
     if t.rows:
         row = g.kernel[2] * g.ic
         place = [j % row // g.ic, j // row % kernel[1], j // (row * kernel[1]), j % g.ic]

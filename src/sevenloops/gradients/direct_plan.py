@@ -1,4 +1,5 @@
-"""The schedules of gradient_direct: register tiles, blocks of pixels, tasks, and their cost in cycles. No Halide here.
+"""The schedules of gradient_direct: register tiles, blocks of pixels, tasks, and their cost in cycles. No Halide here,
+but in the expressions of a tile's channels.
 
 The hot loop of a tile of `height` broadcast values by some vectors needs, for each pixel, `height * vectors` multiply-adds
 on two ports, `height + vectors` loads on two, and no less than the latency of a multiply-add for its own sum. All its
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..adjoint import WeightGradient
 from ..algorithms.base import Geometry, ceil_div
@@ -16,7 +18,7 @@ from ..algorithms.cost import FORK_CYCLES, L2_BYTES_PER_CYCLE, L3_BYTES_PER_CYCL
 from ..algorithms.tiles import FMA_LATENCY, SPARE_REGISTERS
 from ..machine import Machine
 from ..schedule import Schedule
-from .blocks import Blocks, block_sizes, check_parameters, pixel_space, unrolled, vector_width
+from .blocks import Blocks, block_sizes, check_parameters, first_of_tile, pixel_space, unrolled, vector_width
 
 __all__ = ["PARAMETERS", "Tiling", "by_rows", "check", "cost_cycles", "macs_executed", "schedules", "workspace_bytes"]
 
@@ -92,6 +94,14 @@ class Tiling:
     def scalar(self) -> tuple[int, int]:
         """The same of the operand that is broadcast."""
         return (self.s.tile_dy, self.tiles_dy) if self.s.vectors == "x" else (self.s.tile_x, self.tiles_x)
+
+    def x_channel(self, u: Any, tile: Any) -> Any:
+        """Of x in its group, the channel `u` of a tile."""
+        return first_of_tile(tile, self.s.tile_x, self.x) + u
+
+    def dy_channel(self, u: Any, tile: Any) -> Any:
+        """The same of dy."""
+        return first_of_tile(tile, self.s.tile_dy, self.g.oc) + u
 
     @property
     def in_order(self) -> bool:

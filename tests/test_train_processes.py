@@ -15,12 +15,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch trains")
 pytest.importorskip("safetensors", reason="checkpoints are written by safetensors")
 
-from train_jobs import child, same_bits, small_job, weights  # noqa: E402
-
 from sevenloops.train.checkpoint import load_checkpoint  # noqa: E402
 from sevenloops.train.errors import TrainingError  # noqa: E402
 from sevenloops.train.loop import Training  # noqa: E402
 from sevenloops.train.towers import OneProcess, Tower, Worker  # noqa: E402
+from train_jobs import child, same_bits, small_job, weights  # noqa: E402
 
 gloo = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
 from ..graph.ir import Graph
 from ..models import build
 from ..torch import accelerate, restore
@@ -84,7 +83,7 @@ def module_of(graph: Graph, engine: str, shape: tuple[int, ...]) -> tuple[Any, E
         return module, Engine(own)
     example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
     report = accelerate(module, example)
-    summary = f"sevenloops {__version__} in {len(report.replaced)} of {len(report.rows)} layers, {own} in the others"
+    summary = f"sevenloops in {len(report.replaced)} of {len(report.rows)} layers, {own} in the others"
     return module, Engine(summary, tuple(map(str, report.rows)), tuple(report.replaced))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sevenloops import InferenceSession, Shift, parse_problem
-from sevenloops.errors import ProblemError
+from sevenloops.errors import FallbackWarning, ProblemError
 from sevenloops.graph.evaluate import evaluate
 from sevenloops.graph.ir import OWN, Graph, Node, Value
 from sevenloops.graph.passes import optimise
@@ -146,6 +147,42 @@ def test_forms_of_exporters_become_one_step(form: str, pointwise: bool) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_modules_that_pytorch_exports(tmp_path: Any) -> None:
+    """The codes of temporal-shift-module and of mmaction2, in the way of each, through PyTorch's own exporter."""
+    torch = pytest.importorskip("torch", reason="its exporter writes the files")
+
+    class Assigned(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any) -> Any:
+            clips = x.view(-1, FRAMES, C, H, W)
+            out = torch.zeros_like(clips)
+            out[:, :-1, :FOLD] = clips[:, 1:, :FOLD]
+            out[:, 1:, FOLD : 2 * FOLD] = clips[:, :-1, FOLD : 2 * FOLD]
+            out[:, :, 2 * FOLD :] = clips[:, :, 2 * FOLD :]
+            return out.view(-1, C, H, W)
+
+    class Joined(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any) -> Any:
+            n, c, h, w = x.size()
+            left, mid, right = x.view(-1, FRAMES, c, h * w).split([FOLD, FOLD, C - 2 * FOLD], 2)
+            blanks = [(part - part)[:, :1] for part in (left, mid)]
+            left, mid = torch.cat((left[:, 1:], blanks[0]), 1), torch.cat((blanks[1], mid[:, :-1]), 1)
+            return torch.cat((left, mid, right), 2).view(n, c, h, w)
+
+    x = np.random.default_rng(5).standard_normal(SHAPE).astype(np.float32)
+    for number, module in enumerate((Assigned(), Joined())):
+        model = torch.nn.Sequential(module, torch.nn.Conv2d(C, C, 1, bias=False)).eval()
+        with torch.no_grad():
+            model[1].weight.copy_(torch.eye(C)[:, :, None, None])
+        path = tmp_path / f"{number}.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its end, and of sizes taken as constants
+            torch.onnx.export(model, (torch.from_numpy(x),), path, dynamo=False, input_names=["x"])
+        session = InferenceSession(str(path))
+        np.testing.assert_array_equal(session.run(None, {"x": x})[0], moved(x, 1))
+        assert sum(str(step.problem).count("shift=") for step in session.plan().steps) == 1
+        assert len(session.plan().steps) <= 3, "the layout, the shift with the convolution, and the layout"
+
+
 def reordered(w: Writer, x: str) -> str:
     """Moves in time, but the parts change places."""
     x = w.add("Reshape", x, integers(-1, FRAMES, C, H, W))
@@ -189,6 +226,15 @@ def test_near_matches_stay(form: Any) -> None:
     feeds = {"x": np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)}
     for one, other in zip(evaluate(graph, feeds).values(), evaluate(after, feeds).values()):
         np.testing.assert_array_equal(one, other)
+
+
+def test_integers_are_shifted_too() -> None:
+    w = Writer()
+    y = mmaction(w, "x")
+    graph = Graph(tuple(w.nodes), (Value("x", SHAPE, "int64"),), (y,), w.constants)
+    x = np.random.default_rng(6).integers(-9, 9, SHAPE)
+    with pytest.warns(FallbackWarning, match="Shift"):
+        np.testing.assert_array_equal(InferenceSession(graph).run(None, {"x": x})[0], moved(x, 1))
 
 
 def test_a_strided_convolution_leaves_the_shift_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ torch = pytest.importorskip("torch", reason="modules for PyTorch need PyTorch")
 from sevenloops.torch import nn, to_graph  # noqa: E402
 
 F = torch.nn.functional
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Layers are tiny here, and threads of PyTorch that wait for each other on a busy machine take most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def random(*shape: int, seed: int = 0) -> Any:
@@ -227,7 +237,7 @@ def permuted(model: Any, source: str, target: str) -> Any:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for at in (1, 2):
         channels = state[f"{at}.bn1.weight"].shape[0]
-        moves = [channel_offsets(Shift(3, 1, kind).of_rank(2), channels) for kind in (source, target)]
+        moves = [channel_offsets(Shift((3,), (1,), kind).of_rank(2), channels) for kind in (source, target)]
         order = np.empty(channels, int)  # channel order[i] of the other network moves as channel i of this one
         order[np.lexsort(np.array(moves[1]).T)] = np.lexsort(np.array(moves[0]).T)
         for name in ("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):
@@ -258,5 +268,5 @@ def test_permuted_groups_reach_the_same_loss() -> None:
     other = permuted(model, "contiguous", "modulo")
     ours, theirs, unpermuted = losses(model), losses(other), losses(named_only)
     assert ours[-1] < 0.7 * ours[0]
-    np.testing.assert_allclose(theirs, ours, rtol=2e-4)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
     assert np.abs(np.subtract(unpermuted, ours)).max() > 1e-2, "without the permutation it is another network"

@@ -27,7 +27,7 @@ def peer(graph: Graph, sizes: Mapping[str, tuple[int, ...]], dtype: str = "float
     for node in graph.nodes:
         if node.domain == OWN:
             raise Unsupported(f"{node.op} is not among the operators that are converted to PyTorch's own")
-    module = from_graph(graph, sizes, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
+    module: Any = from_graph(graph, sizes, dtype=getattr(torch, dtype)).eval().requires_grad_(False)
     return module.to(memory_format=torch.channels_last)
 
 

@@ -288,6 +288,7 @@ def _matrix(operand: Operand, shape: tuple[int, ...], index: tuple[int, ...]) ->
 
 def shift(lo: Lowering, node: Node) -> None:
     """Shift: channels moved, as a layer of its own."""
+    _needs_float32(lo, node.inputs[0])
     channels = lo.shape(node.inputs[0])[1]
     moved = Shift(tuple(node.get("kernel")), tuple(node.get("dilation") or (1, 1)), node.get("convention", "contiguous"))
     n, (h, w), moved = _clips(node, lo.shape(node.inputs[0]), moved)

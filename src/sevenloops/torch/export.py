@@ -170,7 +170,7 @@ def _temporal_shift(net: GraphBuilder, module: Any, name: str, x: str) -> str:
     y = net.node("Reshape", [x, sizes], shape, f"{name}.clips")
     pads = net.constant(f"{name}.pads", np.array([0, 1, 0, 0, 0, 0, 1, 0, 0, 0]))
     y = net.node("Pad", [y, pads], ("clips", frames + 2, *shape[2:]), f"{name}.pad")
-    edges = ((first, 0, moved), (second, moved, 2 * moved), (1, 2 * moved, channels))
+    edges = ((first, 0, moved), (second, moved, 2 * moved), (1, 2 * moved, net.channels(x)))
     parts = [_cut(net, y, (1, 2), (t, a), (t + frames, b), f"{name}.part{a}") for t, a, b in edges if a < b]
     y = net.concat(parts, axis=2, name=f"{name}.concat")
     sizes = net.constant(f"{name}.shape", np.array([-1, channels, *size]))

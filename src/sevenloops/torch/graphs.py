@@ -62,8 +62,9 @@ def from_graph(
         drawing.values.update(zip(node.outputs, results))
     outputs = [drawing.value(name) for name in sized.outputs]
     drawing.fx.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
-    module = fx.GraphModule(drawing.parts, drawing.fx, class_name="GraphModule")
-    module.meta[ORIGIN] = (_bare(graph, drawing.names.values()), dict(drawing.names))
+    module = fx.GraphModule(drawing.parts, drawing.fx)
+    meta: dict[str, Any] = module.meta
+    meta[ORIGIN] = (_bare(graph, drawing.names.values()), dict(drawing.names))
     return module
 
 
@@ -77,12 +78,15 @@ def to_graph(module: torch.nn.Module, example: Any = None) -> Graph:
     Raises `GraphError` where the state is not complete or has other shapes, or an example is missing; `Unsupported` for
     what is not converted.
     """
-    if ORIGIN not in getattr(module, "meta", {}):
+    meta: dict[str, Any] = getattr(module, "meta", {})
+    if ORIGIN not in meta:
         if example is None:
             raise GraphError(f"{type(module).__name__} was not made by from_graph: to_graph(module, example) traces it")
         return traced(module, example)
-    graph, names = module.meta[ORIGIN]
-    tensors: dict[str, Any] = {**dict(module.named_parameters(remove_duplicate=False)), **_buffers(module)}
+    graph: Graph = meta[ORIGIN][0]
+    names: dict[str, str] = meta[ORIGIN][1]
+    tensors: dict[str, Any] = dict(module.named_parameters(remove_duplicate=False))
+    tensors |= dict(module.named_buffers(remove_duplicate=False))
     constants = dict(graph.constants)
     for path, name in names.items():
         if path not in tensors:
@@ -92,10 +96,6 @@ def to_graph(module: torch.nn.Module, example: Any = None) -> Graph:
             raise GraphError(f"{path!r} must have the shape {constants[name].shape}, got {array.shape}")
         constants[name] = np.array(array, constants[name].dtype)
     return graph.replace(constants=constants)
-
-
-def _buffers(module: torch.nn.Module) -> dict[str, Any]:
-    return dict(module.named_buffers(remove_duplicate=False))
 
 
 def _training(graph: Graph) -> Graph:

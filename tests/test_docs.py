@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
         ("docs/tuning.md", "loop nest"),
         ("docs/profiling.md", "% of the time, bound by"),
         ("docs/training_modules.md", "95642\nTrue"),
+        ("docs/training_operators.md", "modules have kernels of sevenloops"),
     ],
 )
 def test_python_blocks_run(page: str, printed: str, capsys: pytest.CaptureFixture[str]) -> None:

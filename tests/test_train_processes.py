@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (
             "checkpoint:4",
             (0, 8),
-        ),  # that of the first epoch's end, after two in mid-epoch and the best weights, is half written
+        ),  # the one at the end of the first epoch is half written
         ("replace:4", (1, 0)),  # that of the second epoch's step 4 is written, and not yet in its place
     ],
 )

@@ -45,6 +45,7 @@ def test_help_names_every_command() -> None:
         "count",
         "report",
         "filters",
+        "train",
     ):
         assert command in text
 

@@ -16,8 +16,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch trains")
 pytest.importorskip("safetensors", reason="checkpoints are written by safetensors")
 
-from train_jobs import small_job, same_bits, weights  # noqa: E402, I001
-
 from sevenloops.analysis.training import infer_training, training_memory  # noqa: E402
 from sevenloops.graph.builder import GraphBuilder  # noqa: E402
 from sevenloops.models import ZOO, build  # noqa: E402
@@ -30,6 +28,7 @@ from sevenloops.train.loop import Progress, Training  # noqa: E402
 from sevenloops.train.memory import STAGES, measure_step, predicted_step  # noqa: E402
 from sevenloops.train.network import begin, module_of  # noqa: E402
 from sevenloops.train.recipes import Recipe, recipe_for  # noqa: E402
+from train_jobs import same_bits, small_job, weights  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +181,7 @@ def test_a_finished_training_resumes_to_its_result(finished: Any) -> None:
 
 
 def test_only_the_same_training_is_continued(finished: Any, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no checkpoint in .* to resume from"):
+    with pytest.raises(TrainingError, match=r"no checkpoint in .* to resume from"):
         Training(small_job(tmp_path)).resume()
     folder = finished[0].job.folder
     for changes, message in (
@@ -278,7 +277,9 @@ def test_memory_of_alexnet_is_as_predicted() -> None:
 
 def test_our_kernels_train_and_resume_in_the_same_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is faster on the day: the layers of the checkpoint keep their kernels."""
-    from sevenloops.train import network
+    from sevenloops.train import network as module_of_networks
+
+    network: Any = module_of_networks
 
     def some(names: tuple[str, ...]) -> None:
         def choose(module: Any, example: Any = None) -> Any:

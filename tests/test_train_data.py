@@ -30,7 +30,7 @@ def random_pixels(*shape: int, seed: int = 0) -> Array:
 
 
 def write_idx(folder: Path, n: int = 5, compressed: bool = True, dot: bool = False) -> list[Array]:
-    arrays = []
+    arrays: list[Array] = []
     for at, (images, labels) in enumerate(IDX_PARTS):
         found = random_pixels(n + at, 6, 7, seed=at), (np.arange(n + at) % 3).astype(np.uint8)
         for name, array in zip((images, labels), found):
@@ -75,7 +75,7 @@ def test_damaged_idx_files(tmp_path: Path) -> None:
         load_data(str(tmp_path))
     (tmp_path / IDX_PARTS[1][0]).unlink()
     (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(whole))
-    with pytest.raises(DataError, match="has no t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz"):
+    with pytest.raises(DataError, match=r"has no t10k-images-idx3-ubyte or t10k-images-idx3-ubyte.gz"):
         load_data(str(tmp_path))
 
 
@@ -176,7 +176,13 @@ def python2_pickle(fields: dict[str, Any]) -> bytes:
         if isinstance(value, np.ndarray):
             shape = b"(" + b"".join(b"J" + struct.pack("<i", n) for n in value.shape) + b"t"
             start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0t" + text(b"b") + b"tR"
-            dtype = b"cnumpy\ndtype\n(" + text(b"u1") + b"K\0K\x01tR(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+            dtype = (
+                b"cnumpy\ndtype\n("
+                + text(b"u1")
+                + b"K\0K\x01tR(K\x03"
+                + text(b"|")
+                + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+            )
             return start + b"(K\x01" + shape + dtype + b"\x89" + text(value.tobytes()) + b"tb"
         if isinstance(value, list):
             return b"](" + b"".join(map(item, value)) + b"e"
@@ -205,9 +211,9 @@ def write_cifar(folder: Path, kind: str) -> Path:
         (folder / "meta").write_bytes(python2_pickle({"fine_label_names": [f"name {n}" for n in range(100)]}))
     else:
         heads = [bytes([label]) if kind == "10-binary" else bytes([1, label]) for label in LABELS]
-        content = b"".join(head + row.tobytes() for head, row in zip(heads, rows))
+        binary = b"".join(head + row.tobytes() for head, row in zip(heads, rows))
         for name in ("data_batch_1", "data_batch_2", "test_batch") if kind == "10-binary" else ("train", "test"):
-            (folder / f"{name}.bin").write_bytes(content)
+            (folder / f"{name}.bin").write_bytes(binary)
         names = "".join(f"name {n}\n" for n in range(10 if kind == "10-binary" else 100))
         (folder / ("batches.meta.txt" if kind == "10-binary" else "fine_label_names.txt")).write_text(names + "\n")
     return folder
@@ -326,8 +332,8 @@ def test_batches() -> None:
     recipe = Recipe(epochs=1, batch=6, lr=0.1, pad=2, flip=True, scale="pixels")
 
     def epoch(number: int, skip: int = 0, **changes: Any) -> list[tuple[Array, Array]]:
-        sharing = {"seed": 3, "workers": 0, **{key: changes.pop(key) for key in ("rank", "world", "workers") if key in changes}}
-        found = batches.training(images, recipe.changed(**changes), plain, 7, **sharing)
+        sharing: dict[str, Any] = {key: changes.pop(key) for key in ("rank", "world") if key in changes}
+        found = batches.training(images, recipe.changed(**changes), plain, 7, seed=3, workers=0, **sharing)
         return [(x.numpy(), y.numpy()) for x, y in found.batches(number, skip)]
 
     whole = epoch(0)

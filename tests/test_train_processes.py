@@ -15,12 +15,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch trains")
 pytest.importorskip("safetensors", reason="checkpoints are written by safetensors")
 
-from train_jobs import child, same_bits, small_job, weights  # noqa: E402
-
 from sevenloops.train.checkpoint import load_checkpoint  # noqa: E402
 from sevenloops.train.errors import TrainingError  # noqa: E402
 from sevenloops.train.loop import Training  # noqa: E402
 from sevenloops.train.towers import OneProcess, Tower, Worker  # noqa: E402
+from train_jobs import child, same_bits, small_job, weights  # noqa: E402
 
 gloo = pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 
@@ -37,18 +36,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ("kill", "left_at"),
     [
         ("step:17", (1, 4)),  # in mid-epoch: the last checkpoint is of step 4 of the second epoch
-        ("checkpoint:4", (1, 0)),  # the fourth checkpoint (best ones count) is half written
-        ("replace:4", (1, 0)),  # the fourth is written, and not yet in its place
+        (
+            "checkpoint:4",
+            (0, 8),
+        ),  # the one at the end of the first epoch is half written
+        ("replace:4", (1, 0)),  # that of the second epoch's step 4 is written, and not yet in its place
     ],
 )
-def test_killed_and_resumed_to_the_same_bits(whole: dict[str, Any], tmp_path: Path, kill: str, left_at: Any) -> None:
+def test_killed_and_resumed_to_the_same_bits(
+    whole: dict[str, Any], tmp_path: Path, kill: str, left_at: tuple[int, int]
+) -> None:
     killed = child(tmp_path, "--kill", kill)
     assert killed.returncode == -9, killed.stderr
     job = small_job(tmp_path)
     state = load_checkpoint(job.checkpoint)[1]
     resumed = Training(job)
     resumed.resume()
-    assert (state["epoch"], state["step"]) == (resumed.epoch, resumed.step)
+    assert (state["epoch"], state["step"]) == (resumed.epoch, resumed.step) == left_at
     resumed.run()
     assert same_bits(weights(job.checkpoint), whole)
 

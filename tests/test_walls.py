@@ -62,7 +62,7 @@ OTHERS = {
     "torch": {"bench", "torch", "train"},
     "MNN": {"bench"},
     "plotly": {"report"},
-    "PIL": {"demo"},
+    "PIL": {"demo", "train"},
     "skimage": {"demo"},
     "rich": {"bench", "ladder", "cli"},
     "matplotlib": {"ladder", "report"},

@@ -1,6 +1,6 @@
 """Small trainings for the tests. As a script, it trains in a process of its own, which may be killed at a given moment.
 
-    python train_jobs.py FOLDER [--resume] [--kill step:11 | checkpoint:2 | replace:2] [--rank 1] [--batch 8] ...
+python train_jobs.py FOLDER [--resume] [--kill step:11 | checkpoint:2 | replace:2] [--rank 1] [--batch 8] ...
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def _arm(kill: str) -> Any:
                 _die()
 
         return tell
-    from sevenloops.train import checkpoint, files
+    from sevenloops.train import checkpoint as module
+    from sevenloops.train import files
+
+    checkpoint: Any = module
 
     written = 0
 
@@ -81,14 +84,15 @@ def _arm(kill: str) -> Any:
 
         def half(path: Path, write: Any) -> None:
             if not counted():
-                return whole(path, write)
+                whole(path, write)
+                return
 
             def some(file: Any) -> None:
                 file.write(b"half of a checkpoint")
                 file.flush()
                 _die()
 
-            return whole(path, some)
+            whole(path, some)
 
         checkpoint.replace_file = half
     else:

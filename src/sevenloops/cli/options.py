@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ..errors import SevenLoopsError
+from ..train.errors import Interrupted
 
 __all__ = [
     "INTERRUPTED",
@@ -63,7 +64,7 @@ def reporting(command: Command) -> Command:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(1) from None
             print(f"sevenloops: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
+            raise typer.Exit(INTERRUPTED if isinstance(error, Interrupted) else 2) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 

@@ -39,7 +39,7 @@ class Extras:
         cls, against: Sequence[str], kernels: bool, ladders: Sequence[Path], trainings: Sequence[Path],
         pictures: Sequence[Path],
     ) -> Extras:  # fmt: skip
-        """Raises `ReportError` for files that are no ladders, logs or pictures and without plotly, `OSError`: before measuring."""
+        """Raises `ReportError` for files of another kind and without plotly, `OSError`: before anything is measured."""
         plotly()
         for path in pictures:
             file_uri(path)

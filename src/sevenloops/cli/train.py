@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from ..bench.report import plain
 from ..errors import SevenLoopsError
 from ..models import find
+from ..train.errors import need
 from .analysis import console
 
 if TYPE_CHECKING:
@@ -51,10 +52,7 @@ def train_command(
     model: str, data: str, changes: Mapping[str, Any], milestones: str | None, options: TrainOptions
 ) -> None:  # fmt: skip
     """Train, say how it went, and write what was asked for."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise SevenLoopsError("training needs PyTorch: pip install 'sevenloops[train]'") from None
+    need("torch", "training")
     from ..train.team import joined
 
     name = find(model).name
@@ -148,7 +146,12 @@ def _say_start(err: Console, training: Training) -> None:
 @contextlib.contextmanager
 def _bar(err: Console, shown: bool) -> Iterator[Callable[[Told], None]]:
     """A bar for the epoch; a line for each epoch that is over."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+    )
     with Progress(*columns, console=err, transient=True, disable=not shown) as bar:
         task = bar.add_task("", total=None, told="")
 
@@ -159,7 +162,9 @@ def _bar(err: Console, shown: bool) -> Iterator[Callable[[Told], None]]:
                 f"loss {now.loss:.4f}, accuracy {100 * now.accuracy:.2f} %, {now.images_per_s:,.0f} images/s, "
                 f"{_duration(now.seconds_left)} left"
             )
-            bar.update(task, description=f"epoch {now.epoch + 1}/{now.epochs}", completed=now.step, total=now.steps, told=told)
+            bar.update(
+                task, description=f"epoch {now.epoch + 1}/{now.epochs}", completed=now.step, total=now.steps, told=told
+            )
 
         yield tell
 
@@ -206,8 +211,9 @@ def _document(training: Training, result: Result, options: TrainOptions) -> dict
 def _say_end(document: Mapping[str, Any], options: TrainOptions) -> None:
     out, test = console(), document["test"]
     out.print(
-        f"{document['epochs']} epochs in {_duration(document['seconds'])}: accuracy [bold]{100 * test['accuracy']:.2f} %[/bold] "
-        f"of {test['pictures']:,} test pictures, loss {test['loss']:.4f}; best of all epochs "
+        f"{document['epochs']} epochs in {_duration(document['seconds'])}: "
+        f"accuracy [bold]{100 * test['accuracy']:.2f} %[/bold] of {test['pictures']:,} test pictures, "
+        f"loss {test['loss']:.4f}; best of all epochs "
         f"{100 * document['best_accuracy']:.2f} %"
     )
     out.print(f"log: {plain(document['log'])}; checkpoint: {plain(document['checkpoint'])}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ train_app = typer.Typer(**PLAIN)
 SPLIT = "Recipe"
 
 
-def _recipe(text: str, **limits: float) -> typer.models.OptionInfo:
+def _recipe(text: str, **limits: Any) -> typer.models.OptionInfo:
     """An option that changes the recipe of the network."""
     option: typer.models.OptionInfo = typer.Option(help=text, rich_help_panel=SPLIT, **limits)
     return option
@@ -59,7 +59,9 @@ def train(
     resize: Annotated[int | None, _recipe("Scale the shorter side of the pictures to this first.", min=1)] = None,
     crop: Annotated[int | None, _recipe("The side of the network's input, cut at random places.", min=1)] = None,
     pad: Annotated[int | None, _recipe("Black pixels around a picture before it is cut.", min=0)] = None,
-    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the pictures.", rich_help_panel=SPLIT)] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the pictures.", rich_help_panel=SPLIT)
+    ] = None,
     colour: Annotated[float | None, _recipe("Deviation of AlexNet's colour noise; the paper: 0.1.", min=0)] = None,
     ten_crops: Annotated[
         bool | None,

@@ -41,11 +41,12 @@ def memory_command(job: Job, json: bool) -> None:
         print(json_format.dumps(document, indent=2))
         return
     table = Table(
-        title=f"{plain(job.model)}, batch {len(labels)}, computed by {plain(setup.engine.summary)}: bytes held", title_justify="left",
+        title=f"{plain(job.model)}, batch {len(labels)}, computed by {plain(setup.engine.summary)}: bytes held",
+        title_justify="left",
         caption="memories of tensors that somebody holds after the stage, each once; what autograd saved through hooks; "
         "without temporaries inside operators. Predicted: PyTorch's operators, nothing fused, without running statistics",
         caption_justify="left",
-    )  # fmt: skip
+    )
     table.add_column("stage")
     for name in ("measured", "predicted", "measured / predicted"):
         table.add_column(name, justify="right")

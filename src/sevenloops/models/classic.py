@@ -70,7 +70,7 @@ def alexnet_one_tower(net: GraphBuilder, x: str, classes: int) -> str:
 
 
 def alexnet_slim(net: GraphBuilder, x: str, classes: int) -> str:
-    """AlexNet's eight layers for 28x28: a quarter to a third of the channels, an eighth of the hidden units, stride 1 in the first."""
+    """AlexNet's eight layers for 28x28: a quarter to a third of its channels, an eighth of its hidden units, no stride."""
     for number, out in ((1, 32), (2, 64)):
         x = net.lrn(net.relu(net.conv(x, out, 5, padding=2, name=f"conv{number}")), 5, alpha=5e-4, beta=0.75, bias=2.0)
         x = net.max_pool(x, 3, stride=2)

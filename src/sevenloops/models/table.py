@@ -105,9 +105,7 @@ _ROWS = (
         about="AlexNet, the original with LRN",
     ),
     Model("alexnet_one_tower", classic.alexnet_one_tower, 227, preprocessing=CAFFE_227, about="the same without groups"),
-    Model(
-        "alexnet_slim", classic.alexnet_slim, 28, 10, 1, GARMENTS, about="AlexNet for small grey pictures, with LRN"
-    ),
+    Model("alexnet_slim", classic.alexnet_slim, 28, 10, 1, GARMENTS, about="AlexNet for small grey pictures, with LRN"),
     _vgg(11, (1, 1, 2, 2, 2)),
     _vgg(16, (2, 2, 3, 3, 3)),
     _vgg(19, (2, 2, 4, 4, 4)),

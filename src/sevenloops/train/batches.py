@@ -73,7 +73,7 @@ class TrainBatches(Dataset[Any]):
 class TestBatches(Dataset[Any]):
     """Pictures as they are tested: cut from the middle, or ten times. An item is a batch, its index an array of indices.
 
-    The ten are the four corners and the middle, and the same mirrored; they lie next to each other: (10 n, crop, crop, channels).
+    The ten are the four corners and the middle, and the same mirrored, next to each other: (10 n, crop, crop, channels).
     """
 
     __test__ = False  # no test, whatever pytest makes of the name
@@ -169,7 +169,8 @@ class Epochs:
 
 
 def training(
-    pictures: Pictures, recipe: Recipe, statistics: Colours, crop: int, *, seed: int, workers: int, rank: int = 0, world: int = 1
+    pictures: Pictures, recipe: Recipe, statistics: Colours, crop: int, *, seed: int, workers: int, rank: int = 0,
+    world: int = 1,
 ) -> Epochs:  # fmt: skip
     """The batches of a training: `recipe.batch` pictures in each of the `world` processes."""
     return Epochs(TrainBatches(pictures, recipe, statistics, crop, seed), recipe.batch, workers, rank, world)
@@ -198,6 +199,6 @@ def _ignore_ctrl_c(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _tensors(batch: tuple[npt.NDArray[np.float32], Integers]) -> tuple[Any, Any]:
+def _tensors(batch: Any) -> tuple[Any, Any]:
     """Channels last in memory, as the arrays are."""
     return torch.from_numpy(batch[0]).permute(0, 3, 1, 2), torch.from_numpy(batch[1])

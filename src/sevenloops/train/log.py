@@ -36,7 +36,7 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The events of a log. A last line that a crash cut off is left out. Raises `TrainingError` for another file, `OSError`."""
+    """The events of a log, without a last line that a crash cut off. Raises `TrainingError` for other files, `OSError`."""
     lines = path.read_text(encoding="utf-8").splitlines()
     rows = []
     for at, line in enumerate(lines):

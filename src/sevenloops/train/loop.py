@@ -99,10 +99,9 @@ class Training:
         tensors, state = load_checkpoint(self.job.checkpoint)
         mine = self.job.identity(self.team)
         for name, value in mine.items():
-            if state["training"].get(name) != value:
-                raise TrainingError(
-                    f"the checkpoint in {self.job.folder} was made with {name} {state['training'].get(name)!r}, not {value!r}"
-                )
+            theirs = state["training"].get(name)
+            if theirs != value:
+                raise TrainingError(f"the checkpoint in {self.job.folder} was made with {name} {theirs!r}, not {value!r}")
         prefixes = ("model.", "optimizer.")
         parts = [{n.removeprefix(p): t for n, t in tensors.items() if n.startswith(p)} for p in prefixes]
         self.module.load_state_dict(parts[0])
@@ -179,7 +178,8 @@ class Training:
             self.log.write(
                 "start", 0, **self.job.identity(self.team), source=data.source, side=setup.side, channels=data.channels,
                 train=len(data.train.labels), test=len(data.test.labels), classes=len(data.classes),
-                parameters=setup.parameters, steps_per_epoch=self.steps, computes=setup.engine.summary, layers=setup.engine.layers, mean=setup.statistics.mean,
+                parameters=setup.parameters, steps_per_epoch=self.steps, computes=setup.engine.summary,
+                layers=setup.engine.layers, mean=setup.statistics.mean,
                 deviation=setup.statistics.deviation, threads=torch.get_num_threads(), torch=str(torch.__version__),
             )  # fmt: skip
 
@@ -270,7 +270,7 @@ class Training:
 
     @contextlib.contextmanager
     def _stopping(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the step end. In a team each process would end at another step: there, they end it at once."""
+        """Ctrl-C and SIGTERM let the step end; not in a team, whose processes would end at different steps."""
         if self.team.world > 1:
             yield
             return

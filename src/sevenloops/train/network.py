@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
 from ..graph.ir import Graph
 from ..models import build
 from ..torch import accelerate, restore
@@ -59,7 +58,7 @@ def begin(graph: Graph, init: str, seed: int) -> Graph:
         gain = 1 if node is layers[-1] else 2
         deviation = 0.01 if init == "alexnet" else math.sqrt(gain / math.prod(shape[1:]))
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        constants[name] = rng.standard_normal(shape, np.float32) * np.float32(deviation)
+        constants[name] = np.asarray(rng.standard_normal(shape, np.float32) * np.float32(deviation))
         if len(node.inputs) > 2:
             bias = node.inputs[2]
             constants[bias] = np.full(constants[bias].shape, init == "alexnet" and node in positive, np.float32)
@@ -77,13 +76,14 @@ def module_of(graph: Graph, engine: str, shape: tuple[int, ...]) -> tuple[Any, E
     """
     if engine not in ENGINES:
         raise TrainingError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
-    module = from_graph(graph).to(memory_format=torch.channels_last)
+    module: Any = from_graph(graph)
+    module.to(memory_format=torch.channels_last)
     own = f"PyTorch {torch.__version__}"
     if engine == "torch":
         return module, Engine(own)
     example = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
     report = accelerate(module, example)
-    summary = f"sevenloops {__version__} in {len(report.replaced)} of {len(report.rows)} layers, {own} in the others"
+    summary = f"sevenloops in {len(report.replaced)} of {len(report.rows)} layers, {own} in the others"
     return module, Engine(summary, tuple(map(str, report.rows)), tuple(report.replaced))
 
 

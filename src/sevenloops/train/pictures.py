@@ -122,12 +122,12 @@ class Data:
     @property
     def channels(self) -> int:
         """1 for grey, 3 for colours."""
-        return self.train.read(0).shape[2]
+        return int(self.train.read(0).shape[2])
 
     @property
     def side(self) -> int:
         """The shorter side of the first picture."""
-        return min(self.train.read(0).shape[:2])
+        return int(min(self.train.read(0).shape[:2]))
 
     def resized(self, side: int) -> Data:
         """All pictures scaled."""
@@ -155,7 +155,7 @@ def colours(pictures: Pictures) -> Colours:
     """Statistics of all pictures, or of as many of them, at random, as `pictures.sample` allows."""
     n = len(pictures.labels)
     chosen = np.arange(n) if n <= pictures.sample else np.random.default_rng(0).choice(n, pictures.sample, replace=False)
-    n_pixels, total, products = 0, np.float64(0), np.float64(0)
+    n_pixels, total, products = 0, np.zeros(()), np.zeros(())
     for index in chosen:
         pixels = pictures.read(int(index))
         flat = pixels.reshape(-1, pixels.shape[2]).astype(np.float64)
@@ -192,4 +192,3 @@ def scaled(picture: Pixels, side: int) -> Pixels:
     grey = picture.shape[2] == 1
     result = np.asarray(image.fromarray(picture[..., 0] if grey else picture).resize(size, image.Resampling.BILINEAR))
     return result[..., None] if grey else result
-

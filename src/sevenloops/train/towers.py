@@ -30,7 +30,7 @@ TOWERS = 2
 WIDTHS, HIDDEN = (96, 256, 384, 384, 256), 4096
 
 
-class Dropout(nn.Module):  # type: ignore[misc]
+class Dropout(nn.Module):
     """Dropout by a generator of its own, so that a tower draws the same numbers wherever it runs."""
 
     def __init__(self, p: float, seed: int) -> None:
@@ -46,7 +46,7 @@ class Dropout(nn.Module):  # type: ignore[misc]
         return x * kept / (1 - self.p)
 
 
-class Tower(nn.Module):  # type: ignore[misc]
+class Tower(nn.Module):
     """One tower in five stages; before each but the first, the channels of both towers are put side by side.
 
     Its layers are called as in `build("alexnet_two_towers")`. `side` is that of the pictures, at least 67.
@@ -62,7 +62,6 @@ class Tower(nn.Module):  # type: ignore[misc]
         if side < 67:
             raise TrainingError(f"AlexNet's pools leave nothing of pictures below 67 x 67, got {side}")
         one, two, three, four, five = (width // TOWERS for width in widths)
-        norm = {"size": 5, "alpha": 5e-4, "beta": 0.75, "k": 2.0}
         pooled = side
         for kernel, stride, padding in ((11, 4, 0), (3, 2, 0), (3, 2, 0), (3, 2, 0)):
             pooled = (pooled + 2 * padding - kernel) // stride + 1
@@ -74,12 +73,10 @@ class Tower(nn.Module):  # type: ignore[misc]
         self.fc6 = nn.Linear(TOWERS * five * pooled**2, hidden // TOWERS)
         self.fc7 = nn.Linear(hidden, hidden // TOWERS)
         self.fc8 = nn.Linear(hidden, classes // TOWERS)
-        relu, pool = nn.ReLU(), nn.MaxPool2d(3, 2)
+        relu, pool, norm = nn.ReLU(), nn.MaxPool2d(3, 2), nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
         drops = [Dropout(dropout, 10 * seed + TOWERS * at + tower) for at in range(2)]
         self.stages = (
-            nn.Sequential(
-                self.conv1, relu, nn.LocalResponseNorm(**norm), pool, self.conv2, relu, nn.LocalResponseNorm(**norm), pool
-            ),
+            nn.Sequential(self.conv1, relu, norm, pool, self.conv2, relu, norm, pool),
             nn.Sequential(self.conv3, relu, self.conv4, relu, self.conv5, relu, pool),
             nn.Sequential(nn.Flatten(), self.fc6, relu, drops[0]),
             nn.Sequential(self.fc7, relu, drops[1]),
@@ -95,7 +92,7 @@ class Tower(nn.Module):  # type: ignore[misc]
         return self
 
 
-class OneProcess(nn.Module):  # type: ignore[misc]
+class OneProcess(nn.Module):
     """Both towers in one process: what the two workers compute together."""
 
     def __init__(self, towers: Sequence[Tower]) -> None:
@@ -109,7 +106,7 @@ class OneProcess(nn.Module):  # type: ignore[misc]
         return x
 
 
-class Worker(nn.Module):  # type: ignore[misc]
+class Worker(nn.Module):
     """One tower in a process of its own; `talked` counts the bytes that it sent in forward passes, by stage."""
 
     def __init__(self, tower: Tower) -> None:
@@ -126,7 +123,7 @@ class Worker(nn.Module):  # type: ignore[misc]
         return x
 
 
-class Exchange(torch.autograd.Function):  # type: ignore[misc]
+class Exchange(torch.autograd.Function):
     """The channels of both workers side by side: `apply(own, tower, same)`.
 
     Backwards, a worker gets the gradient of its own channels, summed over what both made of them. With `same` both make the
@@ -180,10 +177,10 @@ def main() -> None:
         data = load_data(args.data).resized(recipe.resize or args.side)
         shape = (args.side, data.channels, len(data.classes))
         torch.manual_seed(0)
-        whole = nn.ModuleList([Tower(tower, *shape, widths=widths, hidden=hidden) for tower in range(TOWERS)])
-        for weights in whole.parameters():  # He's deviations; biases 0
+        whole = [Tower(tower, *shape, widths=widths, hidden=hidden) for tower in range(TOWERS)]
+        for weights in nn.ModuleList(whole).parameters():  # He's deviations; biases 0
             nn.init.kaiming_normal_(weights) if weights.dim() > 1 else nn.init.zeros_(weights)
-        model: Any = Worker(whole[team.rank]) if team.world == TOWERS else OneProcess(list(whole))
+        model: Any = Worker(whole[team.rank]) if team.world == TOWERS else OneProcess(whole)
         optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
         # Both workers see the same pictures: neither takes a share of the batch.
         epochs = training(data.train, recipe, colours(data.train), args.side, seed=0, workers=0)

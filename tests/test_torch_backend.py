@@ -11,7 +11,6 @@ import pytest
 torch: Any = pytest.importorskip("torch", reason="this is a backend of PyTorch's compiler")
 
 import sevenloops.torch  # noqa: E402
-from sevenloops.bench.torch_model import interpreter  # noqa: E402
 from sevenloops.errors import FallbackWarning  # noqa: E402
 from sevenloops.models import build  # noqa: E402
 from sevenloops.torch import backend_run, backend_trial  # noqa: E402
@@ -80,7 +79,7 @@ def test_models_in_other_styles(name: str, parts: list[Any]) -> None:
 def test_networks_of_the_zoo(name: str, parts: list[Any]) -> None:
     graph = build(name)
     shape = (2, *(int(size) for size in (graph.inputs[0].shape or ())[1:]))
-    check(interpreter(graph, {graph.inputs[0].name: shape}), torch.randn(shape))
+    check(sevenloops.torch.from_graph(graph, {graph.inputs[0].name: shape}), torch.randn(shape))
     assert len(parts) == 1
 
 

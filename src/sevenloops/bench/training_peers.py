@@ -97,6 +97,8 @@ def prepare_training(engine: str, task: TrainingTask, settings: Settings) -> Pre
     """One step, after the first ones; raises `Unsupported` for engines that do not train."""
     if engine not in MODELS:
         raise Unsupported(f"{engine} does not train; {', '.join(MODELS)} do")
+    if engine == "sevenloops":
+        importlib.import_module("sevenloops.torch")  # before PyTorch, as its docs say, which the peers' users do not
     import torch
 
     torch.set_num_threads(settings.threads)

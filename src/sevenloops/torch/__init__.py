@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import nn
+from . import _openmp, nn
 from .accelerate import accelerate, restore
 from .functional import (
     conv1d,

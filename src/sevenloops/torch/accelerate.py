@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from ..errors import Unsupported
-from .fusion import fuse
+from ._openmp import SPINS
+from .fusion import fuse, fusions
 from .layer_modules import STAYS
+from .memory import keep_memory as keep
 from .modules import REPLACEMENTS, Replacement
 from .trial import Seen, Times, compared, watching
 
@@ -57,19 +59,24 @@ class Report:
 
     def __str__(self) -> str:
         total = f"{len(self.replaced)} of {len(self.rows)} modules have kernels of sevenloops"
-        return "\n".join([*map(str, self.rows), total])
+        spins = "PyTorch's threads spin while they wait, which slows our kernels: import sevenloops.torch before torch, or "
+        notes = [spins + "set OMP_WAIT_POLICY=passive"] if SPINS and self.replaced else []
+        return "\n".join([*map(str, self.rows), *notes, total])
 
 
-def accelerate(model: Module, example_input: Any = None, *, remeasure: bool = False) -> Report:
+def accelerate(model: Module, example_input: Any = None, *, remeasure: bool = False, keep_memory: bool = True) -> Report:
     """Give the modules of a model our kernels, in place, for training or evaluation; `restore` undoes it.
 
     Args:
         model: any `torch.nn.Module` on the CPU. Parameters stay the same objects; `state_dict` keeps its keys.
         example_input: what the model is called with (a tensor, a tuple of arguments, or a dict of named ones). Each layer
             is then timed both ways with the shapes that it sees, in training forward and both gradients, in evaluation
-            forward, and stays PyTorch's where that is faster. Times are kept on disk for this machine, so the decision
-            is the same the next time. Without it, everything that is supported is replaced.
+            forward, and stays PyTorch's where that is faster (a batch normalisation with what is fused with it). Times are
+            kept on disk for this machine, so the decision is the same the next time. Without it, everything that is
+            supported is replaced.
         remeasure: time again what has been timed before.
+        keep_memory: for a model in training, let the C library keep what a step frees for the next one, for the rest of the
+            process (`sevenloops.torch.memory`).
 
     The model is run once with the example, in evaluation mode, so that running statistics do not change. Activations of
     replaced convolutions are channels last in memory: a model that calls `view` on them must call `flatten` or `reshape`.
@@ -80,6 +87,8 @@ def accelerate(model: Module, example_input: Any = None, *, remeasure: bool = Fa
     raises; the model is restored then.
     """
     restore(model)
+    if keep_memory and model.training:
+        keep()
     rows = [_first(name, module) for name, module in model.named_modules() if _computes(module)]
     modules = dict(model.named_modules())
     for row in rows:
@@ -89,7 +98,8 @@ def accelerate(model: Module, example_input: Any = None, *, remeasure: bool = Fa
         replaced = {row.name: modules[row.name] for row in rows if row.replaced}
         try:
             seen = _run_once(model, replaced, example_input)
-            rows = [_decided(row, modules[row.name], seen.get(row.name, []), remeasure) for row in rows]
+            after = fusions(model)
+            rows = [_decided(row, modules[row.name], seen.get(row.name, []), after.get(row.name), remeasure) for row in rows]
         except BaseException:  # an interrupt too: all or nothing
             restore(model)
             raise
@@ -154,13 +164,13 @@ def _checked(model: Module, call: Callable[[], Any]) -> None:
         ) from error
 
 
-def _decided(row: Row, module: Module, seen: list[Seen], remeasure: bool) -> Row:
+def _decided(row: Row, module: Module, seen: list[Seen], after: tuple[str, bool] | None, remeasure: bool) -> Row:
     """The row with the faster of both; the module is given its class."""
     if not row.replaced:
         return row
     if not seen:
         return Row(row.name, row.kind, True, "the example does not reach it, so it was not timed")
-    times = compared(module, seen, remeasure)
+    times = compared(module, seen, after, remeasure)
     if times.ours_s > times.torch_s:
         module.put_back(module)
     return Row(row.name, row.kind, times.ours_s <= times.torch_s, str(times), times)

@@ -26,7 +26,7 @@ from torch import fx
 from .layer_modules import ACTIVATIONS, BatchNorm
 from .modules import Replacement
 
-__all__ = ["fuse"]
+__all__ = ["fuse", "fusions"]
 
 Module = Any
 Node = Any
@@ -51,20 +51,37 @@ def fuse(model: Module) -> dict[str, str]:
         if norms:
             reasons = _fuse_children(parent)
             prefix = f"{name}." if name else ""
-            found.update({prefix + child: reasons.get(child, "nothing follows that it could do") for child in norms})
+            for child in {**dict.fromkeys(norms, "nothing follows that it could do"), **reasons}:
+                found.setdefault(prefix + child, reasons.get(child, "nothing follows that it could do"))
+    return found
+
+
+def fusions(model: Module) -> dict[str, tuple[str, bool]]:
+    """What `fuse` would fuse: for each batch normalisation by name the activation, and whether a residual is added."""
+    found = {}
+    for name, parent in list(model.named_modules()):
+        if any(isinstance(module, BatchNorm) for module in parent.children()):
+            graph = _trace(parent)
+            prefix = f"{name}." if name else ""
+            for norm, _, residual, activation in () if isinstance(graph, str) else _sites(parent, graph):
+                found[prefix + norm.target] = (activation, residual is not None)
     return found
 
 
 def _fuse_children(parent: Module) -> dict[str, str]:
     graph = _trace(parent)
     if isinstance(graph, str):
-        return {name: f"not fused: {graph}" for name, _ in parent.named_children()}
-    fused = {}
+        norms = [name for name, module in parent.named_children() if isinstance(module, BatchNorm)]
+        return dict.fromkeys(norms, f"not fused: {graph}")
+    fused: dict[str, str] = {}
+    made: dict[Node, Node] = {}
     for norm, last, residual, activation in list(_sites(parent, graph)):
+        residual = made.get(residual, residual)  # which may be what an earlier one was fused into
         with graph.inserting_before(last):
             kwargs = {"activation": activation} | ({} if residual is None else {"residual": residual})
             node = graph.call_module(norm.target, norm.args, kwargs)
         last.replace_all_uses_with(node)
+        made[last] = node
         fused[norm.target] = activation if residual is None else f"the residual and {activation}"
         between = next(iter(norm.users))
         for old in dict.fromkeys((last, between, norm)):

@@ -16,6 +16,7 @@ import torch
 from ..compile import cache
 from ..compile.store import build_digest
 from ..machine import Machine
+from .layer_modules import activated
 
 __all__ = ["Seen", "Times", "compared", "watching"]
 
@@ -79,42 +80,53 @@ def watching(modules: dict[str, Module]) -> Iterator[dict[str, list[Seen]]]:
             hook.remove()
 
 
-def compared(module: Module, seen: list[Seen], remeasure: bool) -> Times:
-    """The times of a replaced module both ways, measured or as they were kept; the module stays replaced."""
-    key = _key(module, seen)
+def compared(module: Module, seen: list[Seen], after: tuple[str, bool] | None, remeasure: bool) -> Times:
+    """The times of a replaced module both ways, measured or as they were kept; the module stays replaced.
+
+    `after` is for a batch normalisation: the activation that is fused with it, and whether a residual is added before.
+    """
+    key = _key(module, seen, after)
     kept = None if remeasure else cache.read(key)
     if kept is not None:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a file of another version
             values = json.loads(kept[0])
             return Times(float(values["ours_s"]), float(values["torch_s"]), module.training, kept=True)
-    ours, theirs = (sum(times) for times in zip(*(_time(module, one) for one in seen)))
+    ours, theirs = (sum(times) for times in zip(*(_time(module, one, after) for one in seen)))
     header = json.dumps({"ours_s": ours, "torch_s": theirs})
     cache.write(key, header, b"", problem=f"{module} {seen[0].shape}", algorithm="(times beside PyTorch's)")
     return Times(ours, theirs, module.training)
 
 
-def _key(module: Module, seen: list[Seen]) -> str:
+def _key(module: Module, seen: list[Seen], after: tuple[str, bool] | None) -> str:
     """Of everything that the times depend on."""
     needs = [(name, parameter.shape, parameter.requires_grad) for name, parameter in module.named_parameters()]
     versions = (torch.__version__, torch.get_num_threads(), Machine.host().key, build_digest())
-    text = repr(("beside PyTorch", str(module), module.training, needs, seen, versions))
+    text = repr(("beside PyTorch", str(module), module.training, needs, seen, after, versions))
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def _time(module: Module, seen: Seen) -> tuple[float, float]:
+def _time(module: Module, seen: Seen, after: tuple[str, bool] | None) -> tuple[float, float]:
     """Our seconds and PyTorch's, the shortest of each: what else the machine does makes others longer."""
     x = seen.tensor()
     replacement, original = type(module), type(module).original
-    wanted = [tensor for tensor in (x, *module.parameters()) if tensor.requires_grad] if module.training else []
+    residual = seen.tensor() if after and after[1] else None  # a normalisation's output has the shape of its input
+    fused = (after[0], residual) if after else ()
+    leaves = [tensor for tensor in (x, residual, *module.parameters()) if tensor is not None and tensor.requires_grad]
+    wanted = leaves if module.training else []
+
+    def forward() -> Tensor:
+        if after is None or isinstance(module, replacement):
+            return module.forward(x, *fused)
+        return activated(module.forward(x), *fused)
 
     def step(kind: type) -> float:
         module.__class__ = kind
         start = time.perf_counter()
         if not wanted:
             with torch.no_grad():
-                module.forward(x)
+                forward()
         else:
-            y = module.forward(x)
+            y = forward()
             torch.autograd.grad(y, wanted, dy)
         return time.perf_counter() - start
 

@@ -228,7 +228,7 @@ def test_with_an_example_the_faster_stays(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("faster", [True, False])
 def test_the_times_decide(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).eval()
-    monkeypatch.setattr(trial, "_time", lambda module, seen: (1.0, 2.0) if faster else (2.0, 1.0))
+    monkeypatch.setattr(trial, "_time", lambda module, seen, after: (1.0, 2.0) if faster else (2.0, 1.0))
     report = ours.accelerate(model, {"input": torch.ones(5, 3)}, remeasure=True)
     assert report.replaced == (["0", "1"] if faster else [])
     assert "1000.000 ms" in str(report) and "(forward)" in str(report)

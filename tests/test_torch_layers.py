@@ -306,6 +306,26 @@ def test_hooks_are_kept() -> None:
     assert calls == [1]
 
 
+class Chain(nn.Module):
+    """Two residual additions in one `forward`: the second residual is what the first was fused into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+
+    def forward(self, x: Any) -> Any:
+        y = torch.relu(self.bn1(x * 2) + x)
+        return torch.relu(self.bn2(y * 3) + y)
+
+
+def test_a_residual_that_was_fused_itself() -> None:
+    ours, x = Chain(), images(3, 6, 5, 5)
+    theirs = copy.deepcopy(ours).double()
+    assert all("fused with the residual" in row.reason for row in st.accelerate(ours).rows)
+    for a, b in zip(step(ours, x), step(theirs, x.double())):
+        close(a, b, 1e-5)
+
+
 def test_timing_leaves_the_statistics_alone() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())
     before = copy.deepcopy(model.state_dict())

@@ -29,7 +29,7 @@ __all__ = ["TrainingTask", "prepare_training"]
 
 #: Steps before the loss that is compared.
 STEPS = 3
-LEARNING_RATE, MOMENTUM = 0.01, 0.9
+LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ V and U, multiplies them for each of the alpha^2 points into the sums M of its b
 transformed tile is used by another task. The sums of several parts are added at the end, in order.
 
 Wins for 3x3 and 5x5 with enough channels. Its sums are not those of the definition: errors are larger, by the points chosen
-(docs/training_winograd.md).
+(docs/training_gradients.md).
 Cannot run: strides, dilation, three spatial axes, shifted problems, 1x1 kernels, float64.
 """
 

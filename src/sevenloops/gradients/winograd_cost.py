@@ -45,7 +45,7 @@ MEMORY_BYTES_PER_CYCLE, FIRST_AWAY, ALL_AWAY = 1.2, 0.3, 1.0
 FIRST_MISSED, ALL_MISSED = 0.2, 10.0
 #: cycles of a register tile outside its loop, and of a task
 TILE_CYCLES, TASK_CYCLES = 20, 3000
-#: tile sizes (m) by kernel size, those with good accuracy (docs/training_winograd.md)
+#: tile sizes (m) by kernel size, those with good accuracy (docs/training_gradients.md)
 SIZES = {1: (1,), 2: (4, 3, 6, 2), 3: (4, 5, 6, 3, 2), 4: (4, 3, 2), 5: (3, 4, 2)}
 CHUNKS = (8, 12, 16, 24, 32, 48, 64)
 #: channels of the smallest block that is worth its transforms, where there are so many

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from . import _openmp, nn
+from . import _openmp as _openmp
+from . import nn
 from .accelerate import accelerate, restore
 from .functional import (
     conv1d,

@@ -4,9 +4,9 @@
     y[p, c] = activation(v[p, c])
 
 (Ioffe, Szegedy, arXiv 1502.03167, algorithm 1.) Mean and variance are those of the batch, over all pixels, or given. Each
-part of the pixels has its own mean, and its squares are of distances to that; the parts are put together in float64 (Chan,
-Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979). So the variance is
-right however large the mean is. Backward, with g = dy where the activation lets it through, and n pixels:
+part of the pixels has its own mean, and its squares are of distances to that (the corrected two-pass algorithm); the parts are
+put together in float64 (Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample variances,
+1979). So the variance is right however large the mean is. Backward, with g = dy where the activation lets it through, and n pixels:
 
     dbias[c] = sum of g[p, c],    dscale[c] = sum of g[p, c] * xhat[p, c],    xhat = (x - mean) / sqrt(variance + epsilon)
     dx[p, c] = a[c] * (g[p, c] - dbias[c] / n - xhat[p, c] * dscale[c] / n)
@@ -237,23 +237,27 @@ def _statistics(x: Any, parts: Any) -> tuple[Any, Any]:
     import halide as hl
 
     c, p, f64 = parts.c, parts.p, hl.Float(64)
-    # Distances from the first pixel of a part: the digits of a large mean cancel before anything is added.
-    first = lambda p: x[c, p * parts.each]  # noqa: E731
-    sums, sums_r = parts.sums("sums", lambda c, pixel: [x[c, pixel] - first(p)])
-    middle = hl.strict_float(first(p) + sums[c, p] / hl.cast(hl.Float(32), parts.size(p)))
-    apart = lambda c, pixel: [(x[c, pixel] - middle) * (x[c, pixel] - middle)]  # noqa: E731
-    squares, squares_r = parts.sums("squares", apart)
+    sums, sums_r = parts.sums("sums", lambda c, pixel: [x[c, pixel]])
+    middle = hl.strict_float(sums[c, p] / hl.cast(hl.Float(32), parts.size(p)))  # the mean but for its last digits
+
+    def distances(c: Any, pixel: Any) -> list[Any]:
+        away = x[c, pixel] - middle
+        return [away, away * away]
+
+    apart, apart_r = parts.sums("apart", distances)
+    # What the distances add up to says how far the middle is off: it corrects the mean and the squares.
+    off, count = hl.cast(f64, apart[c, p][0]), hl.cast(f64, parts.size(p))
     part = hl.Func("part")  # [c, p], the mean and the sum of squared distances to it
-    share = hl.cast(f64, sums[c, p]) / hl.cast(f64, parts.size(p))
-    part[c, p] = hl.Tuple([hl.strict_float(hl.cast(f64, first(p)) + share), as_expr(squares[c, p])])
-    parts.schedule(part, [(sums, sums_r), (squares, squares_r)])
+    squares = hl.cast(f64, apart[c, p][1]) - off * off / count
+    part[c, p] = hl.Tuple([hl.strict_float(hl.cast(f64, middle) + off / count), hl.strict_float(squares)])
+    parts.schedule(part, [(sums, sums_r), (apart, apart_r)])
     n = hl.f64(parts.pixels)
     size = lambda p: hl.cast(f64, parts.size(p))  # noqa: E731
     center = parts.total("center", lambda c, p: size(p) * part[c, p][0])
 
     def spread(c: Any, p: Any) -> Any:
         away = part[c, p][0] - center[c] / n
-        return hl.cast(f64, part[c, p][1]) + size(p) * away * away
+        return part[c, p][1] + size(p) * away * away
 
     total = parts.total("spread", spread)
     narrow = lambda value: hl.strict_float(hl.cast(hl.Float(32), value / n))  # noqa: E731

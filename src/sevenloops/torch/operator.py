@@ -25,7 +25,7 @@ from torch._C import (
     _dispatch_tls_local_include_set,
 )
 
-__all__ = ["LIBRARY", "Gradients", "Operator", "Saved"]
+__all__ = ["LIBRARY", "Gradients", "Operator", "Saved", "hashable", "is_plain"]
 
 Tensor = Any
 Tensors = tuple[Any, ...]
@@ -83,7 +83,7 @@ class Operator:
         self.name = schema.partition("(")[0]
         self.kernel = kernel
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(self.name, lambda *args: kernel(*_hashable(args)), "CPU")
+        LIBRARY.impl(self.name, lambda *args: kernel(*hashable(args)), "CPU")
         torch.library.register_fake(f"sevenloops::{self.name}", fake, lib=LIBRARY)
         self.op = getattr(torch.ops.sevenloops, self.name).default
         node = _Node(self, gradients, operands)
@@ -100,7 +100,7 @@ class Operator:
                 return self.op.redispatch(below, *args)
 
         if torch.is_grad_enabled() and _any_requires_grad(*args):
-            return self.function.apply(run, *_hashable(args))
+            return self.function.apply(run, *hashable(args))
         return run(*args)
 
     def __call__(self, *args: Any) -> Tensor:
@@ -112,7 +112,7 @@ class Operator:
         return self.kernel(*args)
 
 
-def _hashable(args: Sequence[Any]) -> list[Any]:
+def hashable(args: Sequence[Any]) -> list[Any]:
     """The dispatcher hands over lists, and kernels are looked up by these arguments."""
     return [tuple(arg) if isinstance(arg, list) else arg for arg in args]
 

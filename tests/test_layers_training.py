@@ -128,7 +128,8 @@ def test_an_outlier_does_not_hide_the_others() -> None:
     _, mean, variance = run_all(problem, arrays, next(iter(MACHINES.values())))
     expected = norm_reference(problem, arrays)
     np.testing.assert_allclose(mean, expected[1], rtol=1e-6)
-    np.testing.assert_allclose(variance, expected[2], rtol=1e-6)
+    # 255 small squares are added to a huge one in float32, each rounded by half of its last digit at most.
+    np.testing.assert_allclose(variance, expected[2], rtol=255 * 2**-25)
 
 
 def test_constant_channels_have_no_variance() -> None:

@@ -7,13 +7,15 @@ modules and their parameters remain the same objects, so optimisers, hooks and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import Unsupported
+from .fusion import fuse
+from .layer_modules import STAYS
 from .modules import REPLACEMENTS, Replacement
 from .trial import Seen, Times, compared, watching
 
@@ -86,7 +88,8 @@ def accelerate(model: Module, example_input: Any = None, *, remeasure: bool = Fa
         replaced = {row.name: modules[row.name] for row in rows if row.replaced}
         seen = _run_once(model, replaced, example_input)
         rows = [_decided(row, modules[row.name], seen.get(row.name, []), remeasure) for row in rows]
-    return Report(rows)
+    fused = fuse(model)
+    return Report([replace(row, reason=f"{row.reason}; {fused[row.name]}") if row.name in fused else row for row in rows])
 
 
 def restore(model: Module) -> None:
@@ -112,7 +115,7 @@ def _first(name: str, module: Module) -> Row:
     for original in REPLACEMENTS:
         if isinstance(module, original):
             return Row(name, kind, False, f"a class of its own that derives from {original.__name__} may compute otherwise")
-    return Row(name, kind, False, "there is no replacement")
+    return Row(name, kind, False, STAYS.get(type(module), "there is no replacement"))
 
 
 def _run_once(model: Module, modules: dict[str, Module], example: Any) -> dict[str, list[Seen]]:

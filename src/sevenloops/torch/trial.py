@@ -120,6 +120,7 @@ def _time(module: Module, seen: Seen) -> tuple[float, float]:
             torch.autograd.grad(y, wanted, dy)
         return time.perf_counter() - start
 
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]  # running statistics stay what they are
     with torch.no_grad():
         dy = torch.rand_like(replacement.forward(module, x))
     results: dict[type, list[float]] = {replacement: [], original: []}
@@ -131,4 +132,7 @@ def _time(module: Module, seen: Seen) -> tuple[float, float]:
                 results[kind].append(step(kind))
     finally:
         module.__class__ = replacement
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
     return statistics.median(results[replacement]), statistics.median(results[original])

@@ -13,7 +13,7 @@ import pytest
 from kernels import MACHINES
 from layer_kernels import random_inputs, row_of, run, run_all
 from operands import Array
-from scheduler import can_schedule, late
+from scheduler import Task, can_schedule, late
 from sevenloops.compile.build import build_image
 from sevenloops.errors import DtypeError, ProblemError
 from sevenloops.layers.batch_norm import ACTIVATIONS, BatchNorm, BatchNormGradient, ChannelSums
@@ -38,6 +38,12 @@ NORMS = [
 ]
 
 
+def backwards(task: Task, count: int) -> None:
+    """A loop from the last task to the first."""
+    for number in reversed(range(count)):
+        task(number)
+
+
 def every_way(problem: Any, arrays: list[Array]) -> list[Array]:
     """The outputs, the same to the bit for each machine however the tasks run."""
     for machine in MACHINES.values():
@@ -45,7 +51,6 @@ def every_way(problem: Any, arrays: list[Array]) -> list[Array]:
         found = run_all(problem, arrays, machine, 2, schedule)
         others = [run_all(problem, arrays, machine, 1, schedule), run_all(problem, arrays, machine, 3, schedule)]
         if can_schedule(machine):
-            backwards = lambda task, count: [task(number) for number in reversed(range(count))] and None  # noqa: E731
             others += [run_all(problem, arrays, machine, 2, schedule, loop) for loop in (backwards, late(3, seed=1))]
         for other in others:
             for a, b in zip(found, other):
@@ -185,7 +190,7 @@ POOLS = [
 MAXIMA = [problem for problem in POOLS if problem.kind == "max"]
 
 
-def window(p: Pool, o: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
+def window(p: Pool, o: tuple[int, ...]) -> list[tuple[int, tuple[Any, ...]]]:
     """The taps of a window that lie inside, with their numbers, in raster order."""
     found = []
     for number, k in enumerate(itertools.product(*map(range, p.kernel))):
@@ -195,9 +200,10 @@ def window(p: Pool, o: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
     return found
 
 
-def largest(p: Pool, x: Array) -> tuple[Array, Array]:
+def largest(p: Pool, x: Any) -> tuple[Any, Any]:
     """Values and taps as PyTorch's loop finds them: larger ones, and any NaN, take the place of what was there."""
-    y, index = np.empty(p.y_shape, np.float32), np.empty(p.y_shape, np.uint8)
+    y: Any = np.empty(p.y_shape, np.float32)
+    index: Any = np.empty(p.y_shape, np.uint8)
     for o in itertools.product(*map(range, p.out_size)):
         (first, at), *rest = window(p, o)
         best, where = x[(slice(None), *at)].copy(), np.full((p.batch, p.channels), first)
@@ -221,7 +227,9 @@ def test_pool_indices(problem: Pool, kind: str) -> None:
         x[rng.random(x.shape) < 0.2] = np.inf
     elif kind == "low":
         x[...] = -np.inf
-    y, index = every_way(PoolIndices(problem), [x]) if kind == "normal" else run_all(PoolIndices(problem), [x], Machine.host())
+    y, index = (
+        every_way(PoolIndices(problem), [x]) if kind == "normal" else run_all(PoolIndices(problem), [x], Machine.host())
+    )
     expected = largest(problem, x)
     np.testing.assert_array_equal(y, expected[0])
     np.testing.assert_array_equal(index, expected[1])
@@ -230,10 +238,10 @@ def test_pool_indices(problem: Pool, kind: str) -> None:
 @pytest.mark.parametrize("problem", POOLS, ids=str)
 def test_pool_gradient(problem: Pool) -> None:
     rng = np.random.default_rng(6)
-    dy = rng.standard_normal(problem.y_shape).astype(np.float32)
+    dy: Any = rng.standard_normal(problem.y_shape).astype(np.float32)
     x = rng.integers(-2, 3, problem.x_shapes[0]).astype(np.float32)
     index = largest(problem, x)[1] if problem.kind == "max" else None
-    expected = np.zeros(x.shape)
+    expected: Any = np.zeros(x.shape)
     counts = [problem.counts(axis) for axis in range(problem.rank)]
     for o in itertools.product(*map(range, problem.out_size)):
         slope = dy[(slice(None), *o)].astype(np.float64)
@@ -267,7 +275,14 @@ def test_lrn_gradient(problem: LRN) -> None:
 def test_code_for_avx512() -> None:
     machine = Machine.described("avx512")
     norm = BatchNorm(530, 67, activation="relu", residual=True)
-    for problem in (norm, BatchNormGradient(norm), PoolIndices(POOLS[0]), PoolGradient(POOLS[0]), LRNGradient(LRNS[0])):
+    problems: list[Any] = [
+        norm,
+        BatchNormGradient(norm),
+        PoolIndices(POOLS[0]),
+        PoolGradient(POOLS[0]),
+        LRNGradient(LRNS[0]),
+    ]
+    for problem in problems:
         (schedule,) = row_of(problem).schedules(problem, machine)
         build_image(problem, schedule, machine, "k")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,9 @@ def test_batch_norm(activation: str, with_residual: bool, training: bool) -> Non
 @pytest.mark.parametrize("shape", [(4, 7), (3, 7, 5), (2, 7, 3, 4), (2, 7, 2, 3, 4)])
 def test_ranks_and_layouts(shape: tuple[int, ...]) -> None:
     x = images(*shape)
-    both(lambda x: layers.batch_norm(x, None, None, training=True), lambda x: F.batch_norm(x, None, None, training=True), [x])
+    both(
+        lambda x: layers.batch_norm(x, None, None, training=True), lambda x: F.batch_norm(x, None, None, training=True), [x]
+    )
     y = layers.batch_norm(x, None, None, training=True)
     if len(shape) == 4:
         last = layers.batch_norm(x.to(memory_format=torch.channels_last), None, None, training=True)
@@ -98,7 +101,9 @@ def test_results_do_not_depend_on_threads() -> None:
     x, w = images(4, 67, 20, 21).to(memory_format=torch.channels_last), images(67, seed=1)
 
     def step() -> list[Any]:
-        found = gradients(lambda x, w: layers.batch_norm(x, None, None, w, training=True, activation="relu"), [x, w], torch.float32)
+        found = gradients(
+            lambda x, w: layers.batch_norm(x, None, None, w, training=True, activation="relu"), [x, w], torch.float32
+        )
         found += gradients(lambda x: layers.max_pool2d(x, 3, 2, 1), [x], torch.float32)
         return found + gradients(lambda x: layers.local_response_norm(x, 5, 1.0), [x], torch.float32)
 
@@ -123,7 +128,8 @@ def test_pools(size: tuple[int, int], kernel: Any, stride: Any, padding: Any, ce
         lambda x: layers.max_pool2d(x, *args, ceil_mode=ceil), lambda x: F.max_pool2d(x, *args, ceil_mode=ceil), [x]
     )  # fmt: skip
     for counts in (True, False):
-        both(lambda x: layers.avg_pool2d(x, *args, ceil, counts), lambda x: F.avg_pool2d(x, *args, ceil, counts), [x])
+        more = (*args, ceil, counts)
+        both(lambda x, a=more: layers.avg_pool2d(x, *a), lambda x, a=more: F.avg_pool2d(x, *a), [x])
     torch.testing.assert_close(layers.max_pool2d(x, *args, ceil_mode=ceil), F.max_pool2d(x, *args, ceil_mode=ceil))
 
 
@@ -217,7 +223,12 @@ def test_a_network_with_fused_layers() -> None:
     theirs, before = copy.deepcopy(ours).double(), {name: type(m) for name, m in ours.named_modules()}
     keys, printed = list(ours.state_dict()), str(ours)
     rows = {row.name: row for row in st.accelerate(ours).rows}
-    for name, what in {"stem.1": "relu6", "bn": "relu", "blocks.1.bn1": "relu", "blocks.1.bn2": "the residual and relu"}.items():
+    for name, what in {
+        "stem.1": "relu6",
+        "bn": "relu",
+        "blocks.1.bn1": "relu",
+        "blocks.1.bn2": "the residual and relu",
+    }.items():
         assert rows[name].replaced and rows[name].reason.endswith(f"fused with {what}"), rows[name]
     assert "nothing follows" in rows["blocks.1.downsample.1"].reason
     assert not rows["stem.2"].replaced and "once" in rows["stem.2"].reason
@@ -238,13 +249,13 @@ def test_a_network_with_fused_layers() -> None:
 
 
 def test_torch_compile_sees_through() -> None:
-    torch.manual_seed(0)
-    ours, x = Net(), images(2, 3, 24, 24)
+    layers = nn.BatchNorm2d(5), nn.ReLU(), nn.LocalResponseNorm(3), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2)
+    ours, x = nn.Sequential(*layers), images(2, 5, 9, 8)
     st.accelerate(ours)
     expected = step(ours, x)
     compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
     for a, b in zip(step(compiled, x), expected):
-        close(a, b, 1e-5)
+        close(a, b)
 
 
 class Odd(nn.Module):
@@ -261,6 +272,8 @@ class Odd(nn.Module):
             return self.bn(x)
         if self.kind == "noise":
             return F.relu(self.bn(x)) * torch.rand(1)
+        if self.kind == "depth" and random.random() < 0.5:
+            return self.bn(x)
         if self.kind == "twice":
             return F.relu(self.bn(F.relu(self.bn(x))))
         y = self.bn(x)
@@ -270,20 +283,19 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [("mode", "depends on the mode"), ("values", "cannot be traced"), ("noise", "random numbers"),
-     ("twice", "nothing follows"), ("seen", "nothing follows"), ("plain", "fused with relu")],
+     ("depth", "random numbers"), ("twice", "nothing follows"), ("seen", "nothing follows"), ("plain", "fused with relu")],
 )  # fmt: skip
 def test_what_is_not_fused_is_named(kind: str, why: str) -> None:
     ours = Odd(kind)
     (row,) = st.accelerate(ours).rows
     assert why in row.reason
     x = images(2, 3, 5, 5)
-    torch.manual_seed(3)
-    expected = copy.deepcopy(ours)
+    expected, results = copy.deepcopy(ours), []
     st.restore(expected)
-    torch.manual_seed(3)
-    found = ours(x)
-    torch.manual_seed(3)
-    close(found, expected(x))
+    for model in (ours, expected):
+        torch.manual_seed(3), random.seed(3)
+        results.append(model(x))
+    close(*results)
 
 
 def test_hooks_are_kept() -> None:
@@ -333,7 +345,7 @@ def test_errors() -> None:
         layers.avg_pool2d(x[:0], 2)
     y = layers.batch_norm(x.requires_grad_(), None, None, training=True)
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="twice|differentiable"):
+    with pytest.raises(RuntimeError, match="once_differentiable"):
         dx.sum().backward()
 
 

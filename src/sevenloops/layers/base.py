@@ -119,7 +119,14 @@ def definition(
     dense(nothing.output_buffer(), (1,))
     buffers = [Buffer(name, size, dtype=dtype(value)) for name, value, size in (*inputs, *outputs)]
     params = [param for _, param, _ in inputs]
-    return Definition(hl.Pipeline([out, *(func for _, func, _ in more)]) if more else out, params, buffers, nothing, [w], [Buffer("w", (1,)), Buffer("packed", (1,))])
+    return Definition(
+        hl.Pipeline([out, *(func for _, func, _ in more)]) if more else out,
+        params,
+        buffers,
+        nothing,
+        [w],
+        [Buffer("w", (1,)), Buffer("packed", (1,))],
+    )
 
 
 def width(extent: int, lanes: int) -> int:

@@ -4,15 +4,16 @@
     y[p, c] = activation(v[p, c])
 
 (Ioffe, Szegedy, arXiv 1502.03167, algorithm 1.) Mean and variance are those of the batch, over all pixels, or given. Each
-part of the pixels has its own mean, and its squares are of distances to that (the corrected two-pass algorithm); the parts are
-put together in float64 (Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample variances,
-1979). So the variance is right however large the mean is. Backward, with g = dy where the activation lets it through, and n pixels:
+part of the pixels has its own mean, and its squares are of distances to that (the corrected two-pass algorithm); the
+parts are put together in float64 (Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample
+variances, 1979). So the variance is right however large the mean is. Backward, with n pixels, and g = dy where the
+activation lets it through:
 
     dbias[c] = sum of g[p, c],    dscale[c] = sum of g[p, c] * xhat[p, c],    xhat = (x - mean) / sqrt(variance + epsilon)
     dx[p, c] = a[c] * (g[p, c] - dbias[c] / n - xhat[p, c] * dscale[c] / n)
 
-and `dx = a * g` for a given mean and variance. The activation's mask is computed again from x, in the same operations, or with
-a residual read from y. Limit: memory; x is read twice forward, x and dy twice backward.
+and `dx = a * g` for a given mean and variance. The activation's mask is computed again from x, in the same operations;
+with a residual it is read from y. Limit: memory; x is read twice forward, x and dy twice backward.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ from ..schedule import Schedule
 from ..sizes import as_int
 from .base import as_expr, as_shape, check_float32, definition, layer_row, tasks, vectorize
 
-__all__ = ["ACTIVATIONS", "BATCH_NORM", "BATCH_NORM_GRADIENT", "CHANNEL_SUMS", "BatchNorm", "BatchNormGradient", "ChannelSums"]
+__all__ = [
+    "ACTIVATIONS",
+    "BATCH_NORM",
+    "BATCH_NORM_GRADIENT",
+    "CHANNEL_SUMS",
+    "BatchNorm",
+    "BatchNormGradient",
+    "ChannelSums",
+]
 
 #: Activation -> the values between which its gradient is one; at the limits and beyond it is zero.
 ACTIVATIONS: dict[str, tuple[float, float] | None] = {"none": None, "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
@@ -87,8 +96,8 @@ class BatchNorm:
 class BatchNormGradient:
     """The gradients of a `BatchNorm`.
 
-    Inputs: dy, x, scale, bias, mean, variance, then y if there are a residual and an activation. Outputs: dx, in the same case
-    the gradient of the residual (without an activation it is dy itself), dscale, dbias.
+    Inputs: dy, x, scale, bias, mean, variance, then y if there are a residual and an activation. Outputs: dx, in the
+    same case the gradient of the residual (without an activation it is dy itself), dscale, dbias.
     """
 
     forward: BatchNorm

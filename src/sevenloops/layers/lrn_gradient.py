@@ -1,7 +1,8 @@
 """lrn_gradient: the gradient of local response normalisation (`lrn`), channels last.
 
     s[c] = bias + alpha / size * sum over j in window(c) of x[j]^2
-    dx[c] = dy[c] * s[c]^-beta - 2 * alpha * beta / size * x[c] * sum over j, c in window(j), of dy[j] * x[j] * s[j]^(-beta-1)
+    t[j] = dy[j] * x[j] * s[j]^(-beta-1)
+    dx[c] = dy[c] * s[c]^-beta - 2 * alpha * beta / size * x[c] * sum over j with c in window(j) of t[j]
 
 The scales are computed again from x, so nothing is kept from the forward pass. Limit: memory, and the roots.
 """

@@ -3,9 +3,9 @@
     y[o] = max over k of x[o*stride + k - before],    index[o] = the first k in raster order where it is
     dx[i] = sum over the windows o that see i of dy[o] * (index[o] == k(i, o), or 1 / count[o] for the mean)
 
-Indices are numbers of taps in one byte (PyTorch keeps eight). As in PyTorch, of equal values the first counts, of several NaN
-the last. The gradient is gathered: each input adds up the windows that see it, in a fixed order, so nothing is written twice.
-Limit: memory.
+Indices are numbers of taps in one byte (PyTorch keeps eight). As in PyTorch, of equal values the first counts, of several
+NaN the last. The gradient is gathered: each input adds up the windows that see it, in a fixed order, so nothing is written
+twice. Limit: memory.
 """
 
 from __future__ import annotations

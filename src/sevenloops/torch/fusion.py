@@ -15,11 +15,13 @@ differs between training and evaluation, or draws random numbers.
 from __future__ import annotations
 
 import operator
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from torch import fx, nn
+from torch import fx
 
 from .layer_modules import ACTIVATIONS, BatchNorm
 from .modules import Replacement
@@ -29,8 +31,6 @@ __all__ = ["fuse"]
 Module = Any
 Node = Any
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-#: Names in the code of a `forward` that a trace would freeze.
-RANDOM = {"random", "rand", "randint", "bernoulli", "uniform", "randn", "uniform_", "bernoulli_"}
 
 
 class _Tracer(fx.Tracer):
@@ -78,23 +78,41 @@ def _trace(parent: Module) -> Any:
     """The graph of a module's own `forward`, or why there is none that can stand for it."""
     if "forward" in vars(parent):
         return "the module has a forward of its own in place of its class's"
-    code = getattr(type(parent).forward, "__code__", None)
-    if code is None or RANDOM & set(code.co_names):
-        return "its forward draws random numbers"
-    own, mode, graphs = set(vars(parent)), parent.training, []
+    own, mode, graphs, numbers = set(vars(parent)), parent.training, [], _RandomNumbers()
     try:
         for training in (True, False):
             parent.training = training
             graphs.append(_Tracer().trace(parent))
+        if numbers.drawn():
+            return "its forward draws random numbers"
     except Exception as error:  # whatever the code of others does with a stand-in for a tensor
         return f"its forward cannot be traced ({type(error).__name__})"
     finally:
         parent.training = mode
+        numbers.put_back()
         for added in set(vars(parent)) - own:
             delattr(parent, added)
     if any("_tensor_constant" in str(node.target) for node in graphs[0].nodes):
         return "its forward makes tensors"
     return "its forward depends on the mode" if len({str(graph) for graph in graphs}) > 1 else graphs[0]
+
+
+class _RandomNumbers:
+    """The states of the generators of Python, NumPy and PyTorch: what was drawn in a trace is fixed in it."""
+
+    def __init__(self) -> None:
+        self.states = random.getstate(), np.random.get_state(legacy=False), torch.random.get_rng_state()
+
+    def drawn(self) -> bool:
+        """Whether a generator has moved."""
+        now = _RandomNumbers().states
+        return now[0] != self.states[0] or repr(now[1]) != repr(self.states[1]) or not torch.equal(now[2], self.states[2])
+
+    def put_back(self) -> None:
+        """As if nothing had been drawn."""
+        random.setstate(self.states[0])
+        np.random.set_state(self.states[1])
+        torch.random.set_rng_state(self.states[2])
 
 
 def _sites(parent: Module, graph: Any) -> Iterator[tuple[Node, Node, Node | None, str]]:

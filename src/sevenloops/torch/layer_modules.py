@@ -37,7 +37,7 @@ def activated(v: Tensor, activation: str, residual: Tensor | None = None) -> Ten
 
 def _ours(x: Tensor) -> bool:
     """Whether our kernels take a tensor."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
+    return bool(x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0)
 
 
 class BatchNorm(Replacement):

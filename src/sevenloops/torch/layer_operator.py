@@ -1,8 +1,8 @@
 """Operators that are not linear, or have several results: batch normalisation, pools, local response normalisation.
 
-As `operator.Operator`, each is registered with `torch.library` (schema, kernel, fake kernel, autograd) and called past the
-dispatcher where that is right. What the backward pass does is a `torch.autograd.Function` of its own, given as two functions.
-Their gradients cannot be differentiated again.
+As `operator.Operator`, each is registered with `torch.library` (schema, kernel, fake kernel, autograd) and called past
+the dispatcher where that is right. Backward is a `torch.autograd.Function` of its own, given as two functions. Gradients
+cannot be differentiated again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LayerOperator:
         LIBRARY.impl(self.name, lambda *args: kernel(*hashable(args)), "CPU")
         torch.library.register_fake(f"sevenloops::{self.name}", fake, lib=LIBRARY)
         self.op = getattr(torch.ops.sevenloops, self.name).default
-        self.function = None if save is None or backward is None else _function(self.name, save, backward)
+        self.function: Any = None if save is None or backward is None else _function(self.name, save, backward)
         if self.function is not None:
             LIBRARY.impl(self.name, self._autograd, "Autograd", with_keyset=True)
 
@@ -79,5 +79,9 @@ def _function(name: str, save: Save, backward: Backward) -> Any:
         found = backward(ctx, g)
         return (None, *found, *(None,) * (len(ctx.needs_input_grad) - 1 - len(found)))
 
-    members = {"forward": forward, "setup_context": setup_context, "backward": once_differentiable(gradients)}
+    members: dict[str, Any] = {
+        "forward": forward,
+        "setup_context": setup_context,
+        "backward": once_differentiable(gradients),
+    }
     return type(f"sevenloops_{name}", (torch.autograd.Function,), {k: staticmethod(v) for k, v in members.items()})

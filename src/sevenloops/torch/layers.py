@@ -87,7 +87,9 @@ def _check_norm(x: Tensor, channels: int, residual: Any, **small: Any) -> None:
         raise ArrayError(f"residual must have the shape of x, {tuple(x.shape)}, got {tuple(residual.shape)}")
 
 
-def _norm_fake(x: Tensor, scale: Tensor, bias: Tensor, residual: Any, mean: Any, *tail: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _norm_fake(
+    x: Tensor, scale: Tensor, bias: Tensor, residual: Any, mean: Any, *tail: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     channels = 0 if mean is not None else x.shape[1]
     return _like(x), x.new_empty(channels), x.new_empty(channels)
 
@@ -114,7 +116,12 @@ def _norm_back(
     x, dy, channels = _dense("x", x), _dense("dy", dy), x.shape[1]
     masked = y is not None
     _check_norm(x, channels, dy, scale=scale, bias=bias, mean=mean, variance=variance)
-    dx, dresidual, dscale, dbias = _like(x), _like(x) if masked else x.new_empty(0), torch.empty(channels), torch.empty(channels)
+    dx, dresidual, dscale, dbias = (
+        _like(x),
+        _like(x) if masked else x.new_empty(0),
+        torch.empty(channels),
+        torch.empty(channels),
+    )
     key = (x.numel() // channels, channels, epsilon, activation, masked, given)
     small = [t.contiguous() for t in (scale, bias, mean, variance)]
     y = _dense("y", y) if masked else None
@@ -312,14 +319,14 @@ def _lrn_save(ctx: Any, args: Any, output: Any) -> None:
     ctx.save_for_backward(x)
 
 
-LOCAL_RESPONSE_NORM = LayerOperator(
+LOCAL_RESPONSE_NORM: LayerOperator = LayerOperator(
     "local_response_norm(Tensor x, int size, float alpha, float beta, float k) -> Tensor",
     _lrn_forward,
     lambda x, *tail: _like(x),
     _lrn_save,
     lambda ctx, dy: (LRN_GRADIENT(dy, *ctx.saved_tensors, *ctx.tail),),
 )
-LRN_GRADIENT = LayerOperator(
+LRN_GRADIENT: LayerOperator = LayerOperator(
     "local_response_norm_gradient(Tensor dy, Tensor x, int size, float alpha, float beta, float k) -> Tensor",
     _lrn_back,
     lambda dy, x, *tail: _like(x),

@@ -146,8 +146,9 @@ class Kernel:
         return arrays[-1]
 
     def once_at(self, x: int, weights: int, *others: int) -> None:
-        """As `once`, for addresses of dense arrays that the caller has checked: `x`, `weights`, those that the problem has of
-        `bias`, `residual` and `c`, and `out`. Raises `KernelError`.
+        """As `once`, for addresses of dense arrays that the caller has checked.
+
+        Those are `x`, `weights`, then what the problem has of `bias`, `residual` and `c`, then `out`. Raises `KernelError`.
         """
         if self._reads_as_stored:
             return self._run(x, weights, *others)
@@ -169,7 +170,7 @@ class Kernel:
         self._run(x, address(self._unpacked(packed)), *others)
 
     def takes(self, packed: Packed) -> bool:
-        """Whether weights that a kernel has packed are in the order of this one's too, as those of another batch size may be."""
+        """Whether this kernel reads weights as another has packed them, perhaps for another batch size."""
         return packed.layout == self._layout
 
     def _unpacked(self, packed: Packed) -> Array:

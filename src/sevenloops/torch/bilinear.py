@@ -55,7 +55,7 @@ class Bilinear:
     forward: Operator
     input_gradient: Operator
     weight_gradient: Operator
-    prepared: Callable[..., Call]
+    prepared: Callable[..., Any]
 
     @classmethod
     def register(

@@ -50,6 +50,7 @@ class Prepared:
         self.layout, self.shape, self.strides = layout, shape, strides
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute; raises `KernelError`."""
         weight = weight.contiguous()
         return self._run(self.kernel.once_at, x, weight.data_ptr(), bias)
 

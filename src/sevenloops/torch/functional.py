@@ -104,8 +104,8 @@ def shift_conv2d(
 ) -> Tensor:  # fmt: skip
     """`conv2d(shift2d(x, kernel_size, dilation, convention), weight, bias, stride)` in one step.
 
-    `weight` is `(oc, c, 1, 1)`. The shifted tensor is not stored, neither here nor for the backward pass, which keeps `x` and
-    `weight` alone. Errors as `shift2d`.
+    `weight` is `(oc, c, 1, 1)`. The shifted tensor is not stored, neither here nor for the backward pass, which
+    needs only `x` and `weight`. Errors as `shift2d`.
     """
     return SHIFT_CONVOLUTION.forward(x, weight, bias, *shift_tail(kernel_size, dilation, convention, stride))
 

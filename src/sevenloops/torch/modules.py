@@ -160,9 +160,7 @@ class _Transposed(_Convolution):
         rank, extra = len(self.kernel_size), self.output_padding
         if output_size is not None:
             extra = tuple(
-                self._output_padding(
-                    input, output_size, self.stride, self.padding, self.kernel_size, rank, self.dilation
-                )
+                self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, rank, self.dilation)
             )
         tail = conv_tail(rank, self.stride, self.padding, self.dilation, True, extra, self.groups)
         return self.run(input[None], *tail)[0] if input.dim() == rank + 1 else self.run(input, *tail)

@@ -36,7 +36,9 @@ def _strided(shape: Any, stride: Any) -> tuple[Any, ...]:
     return (*shape[:2], *((size - 1) // step + 1 for size, step in zip(shape[2:], stride)))
 
 
-def _moved(shape: Shape, back: bool, dtype: str, threads: int, kernel: Any, dilation: Any, convention: str, stride: Any) -> Call:
+def _moved(
+    shape: Shape, back: bool, dtype: str, threads: int, kernel: Any, dilation: Any, convention: str, stride: Any
+) -> Call:
     """A shift of images of `shape`, or the way back, as a function of one tensor."""
     if len(shape) != 4:
         raise ArrayError(f"a shift moves the channels of images x[n, c, h, w], got shape {shape}")
@@ -93,8 +95,10 @@ SHIFT_BACK = Operator(
 def _problem(x: Shape, w: Shape, dtype: str, bias: bool, shift: Shift | None, stride: Any) -> ConvProblem:
     if len(x) != 4 or w[1:] != (x[1], 1, 1):
         raise ArrayError(f"shift_conv2d needs x[n, c, h, w] and weight[oc, c, 1, 1], got shapes {x} and {w}")
-    sizes = {"batch": max(x[0], 1), "in_channels": x[1], "in_size": x[2:], "out_channels": w[0], "kernel": (1, 1)}
-    return ConvProblem(**sizes, stride=stride, epilogue=Epilogue(bias), dtype=dtype, shift=shift)
+    return ConvProblem(
+        batch=max(x[0], 1), in_channels=x[1], in_size=x[2:], out_channels=w[0], kernel=(1, 1), stride=stride,
+        epilogue=Epilogue(bias), dtype=dtype, shift=shift,
+    )  # fmt: skip
 
 
 def _forward(

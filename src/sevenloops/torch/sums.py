@@ -55,5 +55,9 @@ def _gradient(g: Tensor, s: Saved) -> Tensors:
 
 
 CHANNEL_SUM = Operator(
-    "channel_sum(Tensor x, int axis) -> Tensor", _kernel, lambda x, axis: x.new_empty((x.shape[axis],)), _gradient, operands=1
+    "channel_sum(Tensor x, int axis) -> Tensor",
+    _kernel,
+    lambda x, axis: x.new_empty((x.shape[axis],)),
+    _gradient,
+    operands=1,
 )

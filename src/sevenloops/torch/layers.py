@@ -6,6 +6,7 @@ functions here are those of `torch.nn.functional`, with what our kernels can do 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..layers.lrn import LRN
 from ..layers.lrn_gradient import LRNGradient
 from ..layers.pool import Pool
 from ..layers.pool_gradient import PoolGradient, PoolIndices
+from ..layers.reduce import Reduce
 from ..recent import Recent
 from ..sizes import as_tuple
 from .layer_operator import LayerOperator
@@ -196,6 +198,14 @@ def _pool(shape: Any, kind: str, kernel: Any, stride: Any, padding: Any, ceil_mo
     return Pool(kind, n, channels, tuple(size), kernel, stride, pads, ones, out, count_include_pad)
 
 
+def _means(shape: Any, *tail: Any) -> Pool | Reduce:
+    """The problem of a forward pass: the mean of a whole image is a reduction."""
+    kind, kernel, _, padding, *_ = tail
+    if kind == "average" and kernel == shape[2:] and not any(padding):
+        return Reduce("mean", (shape[0], math.prod(kernel), shape[1]), (1,))
+    return _pool(shape, *tail)
+
+
 def _indices(*key: Any) -> PoolIndices:
     return PoolIndices(_pool(*key))
 
@@ -210,7 +220,7 @@ def _pooled(x: Tensor, kind: str, kernel: Any, stride: Any, padding: Any, ceil_m
 
 def _pool_forward(x: Tensor, *tail: Any) -> Tensor:
     x, y = _dense("x", x), _pooled(x, *tail)
-    _run(_pool, (tuple(x.shape), *tail), x, y)
+    _run(_means, (tuple(x.shape), *tail), x, y)
     return y
 
 

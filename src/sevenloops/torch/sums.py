@@ -14,7 +14,7 @@ import torch
 from ..compile import resolve_threads
 from ..compile.layer import compile_layer
 from ..errors import KernelError
-from ..layers.reduce import Reduce
+from ..layers.batch_norm import ChannelSums
 from ..recent import Recent
 from .layout import channels_last
 from .operator import Operator, Saved, Tensors
@@ -28,7 +28,7 @@ _sums: Recent[Any, Callable[[Tensor], Tensor]] = Recent()
 def _prepared(shape: tuple[int, ...], axis: int, threads: int) -> Callable[[Tensor], Tensor]:
     """The sum of tensors of a shape, float32, as rows of channels in memory."""
     n_threads, channels = resolve_threads(threads), shape[axis]
-    problem = Reduce("sum", (math.prod(shape) // channels, channels), (0,))
+    problem = ChannelSums(math.prod(shape) // channels, channels)
     layer, last = compile_layer(problem, n_threads), axis == len(shape) - 1
 
     def call(x: Tensor) -> Tensor:

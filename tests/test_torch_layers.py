@@ -356,3 +356,12 @@ def test_every_replacement_is_a_batch_norm_or_not() -> None:
         st.accelerate(model)
         assert isinstance(model, BatchNorm) and isinstance(model, tuple(kinds))
         assert model(images(*shape)).shape == shape
+
+
+def test_gradients_of_single_samples() -> None:
+    def loss(pooled: Callable[..., Any], normed: Callable[..., Any], x: Any) -> Any:
+        return normed(pooled(x[None], 3, 2), 5, 0.1).square().sum()
+
+    x = images(3, 6, 7, 8)
+    ours = torch.func.vmap(torch.func.grad(lambda x: loss(layers.max_pool2d, layers.local_response_norm, x)))(x)
+    close(ours, torch.func.vmap(torch.func.grad(lambda x: loss(F.max_pool2d, F.local_response_norm, x)))(x.double()))

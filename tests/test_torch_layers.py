@@ -162,7 +162,7 @@ CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (layers.NORM, (*NORM_ARGS, None, None, None, 1e-5, "relu")),
     (layers.NORM, (*NORM_ARGS, images(2, 5, 4, 3, seed=3), None, None, 1e-5, "relu6")),
     (layers.NORM, (*NORM_ARGS, None, *STATISTICS, 1e-5, "none")),
-    (layers.AVERAGE, (images(2, 5, 9, 8), "average", *TAIL[1:])),
+    (layers.POOL, (images(2, 5, 9, 8), "average", *TAIL[1:])),
     (layers.MAXIMUM, (images(2, 5, 9, 8), *TAIL)),
     (layers.LOCAL_RESPONSE_NORM, (images(2, 7, 3, 4), 5, 0.1, 0.75, 1.0)),
     (layers.NORM_GRADIENT, (images(2, 5, 4, 3, seed=4), *NORM_ARGS, *STATISTICS, None, 1e-5, "relu", False)),

@@ -18,6 +18,7 @@ from problems import SHIFTED, conv
 from sevenloops import ConvProblem, Shift, conv2d, shift2d, shift_conv2d
 from sevenloops.algorithms import ALGORITHMS
 from sevenloops.algorithms.shift_plan import bands, plan, view
+from sevenloops.compile.layer import layer_kernel
 from sevenloops.descriptor import parse_problem
 from sevenloops.errors import ArrayError, DtypeError, ProblemError, ScheduleError
 from sevenloops.layers import shift as layer
@@ -274,6 +275,31 @@ def test_many_groups_are_gathered() -> None:
         assert len(distinct) * 300 // 16 > layer.MAX_SELECTS
         moved = np.moveaxis(directly(x, (13, 13), (1, 1), convention), 1, -1)
         np.testing.assert_array_equal(shift2d(last, 13, 1, convention, layout="NHWC"), moved)
+
+
+@pytest.mark.parametrize(("last", "channels", "size"), [(True, 20, 3), (True, 300, 13), (False, 20, 3)])
+def test_strides_and_the_way_back(last: bool, channels: int, size: int) -> None:
+    """In all three forms: a strided shift is the shift subsampled, and the way back its adjoint."""
+    x, shift = array(2, channels, 7, 6), Shift((size, size), (2, 1), "modulo")
+    strided = layer.ShiftLayer(2, 7, 6, channels, shift, last, "float32", (2, 3))
+    assert (len(set(strided.offsets)) * channels // 16 > layer.MAX_SELECTS) == (size == 13)
+    back = replace(strided, back=True)
+    assert (strided.x_shape, strided.y_shape) == (back.y_shape, back.x_shape)
+
+    def run(problem: layer.ShiftLayer, given: Array) -> Array:
+        dense = np.ascontiguousarray(np.moveaxis(given, 1, -1) if last else given)
+        out = np.full(problem.y_shape, np.nan, np.float32)
+        kernel = layer_kernel(layer.SHIFT_LAYER, problem, 2)
+        assert kernel.run(dense.ctypes.data, out.ctypes.data) == 0
+        return np.moveaxis(out, -1, 1) if last else out
+
+    y = run(strided, x)
+    np.testing.assert_array_equal(y, directly(x, (size, size), (2, 1), "modulo")[:, :, ::2, ::3])
+    dy = array(*y.shape)
+    dx = run(back, dy)
+    assert (dx * x).sum() == (dy * y).sum() and np.count_nonzero(dx) > 0
+    other = array(*x.shape)
+    assert (dx * other).sum() == (dy * run(strided, other)).sum()
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)

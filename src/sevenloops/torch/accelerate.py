@@ -76,7 +76,8 @@ def accelerate(model: Module, example_input: Any = None, *, remeasure: bool = Fa
     Kernels for new shapes are compiled at their first use, which takes up to some seconds a layer, once for a machine.
 
     Returns a report, which prints as a table: each module that computes, what it got, and why.
-    Raises `Unsupported` if the model works with PyTorch's layers on the example and not with ours; it is restored then.
+    Raises `Unsupported` if the model works with PyTorch's layers on the example and not with ours, and what compiling
+    raises; the model is restored then.
     """
     restore(model)
     rows = [_first(name, module) for name, module in model.named_modules() if _computes(module)]
@@ -86,8 +87,12 @@ def accelerate(model: Module, example_input: Any = None, *, remeasure: bool = Fa
             REPLACEMENTS[type(modules[row.name])].replace(modules[row.name])
     if example_input is not None:
         replaced = {row.name: modules[row.name] for row in rows if row.replaced}
-        seen = _run_once(model, replaced, example_input)
-        rows = [_decided(row, modules[row.name], seen.get(row.name, []), remeasure) for row in rows]
+        try:
+            seen = _run_once(model, replaced, example_input)
+            rows = [_decided(row, modules[row.name], seen.get(row.name, []), remeasure) for row in rows]
+        except BaseException:  # an interrupt too: all or nothing
+            restore(model)
+            raise
     fused = fuse(model)
     return Report([replace(row, reason=f"{row.reason}; {fused[row.name]}") if row.name in fused else row for row in rows])
 

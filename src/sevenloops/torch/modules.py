@@ -73,11 +73,10 @@ class _Kept:
     autograd sees increases) are what they were.
     """
 
-    __slots__ = ("packed", "state")
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.state: tuple[int, int] | None = None
-        self.packed: Packed | None = None
+        self.value: tuple[tuple[int, int], Packed] | None = None  # one value, so that threads see both parts or none
 
     def __deepcopy__(self, memo: Any) -> _Kept:
         return _Kept()
@@ -121,11 +120,10 @@ class WithWeight(Replacement):
         kept: _Kept | None = self.__dict__.get("_kept")
         if kept is None:
             kept = self.__dict__["_kept"] = _Kept()
-        state, packed = (weight._version, weight.data_ptr()), kept.packed
-        if packed is None or kept.state != state or not call.kernel.takes(packed):
-            packed = call.kernel.pack(weight.detach().contiguous().numpy())
-            kept.state, kept.packed = state, packed
-        return call.packed(x, packed, bias)
+        state, value = (weight._version, weight.data_ptr()), kept.value
+        if value is None or value[0] != state or not call.kernel.takes(value[1]):
+            value = kept.value = (state, call.kernel.pack(weight.detach().contiguous().numpy()))
+        return call.packed(x, value[1], bias)
 
     def train(self, mode: bool = True) -> Any:
         """As `torch.nn.Module.train`; weights that are packed are let go."""

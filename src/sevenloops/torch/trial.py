@@ -21,7 +21,7 @@ __all__ = ["Seen", "Times", "compared", "watching"]
 
 Tensor = Any
 Module = Any
-#: Both are timed in turn so often, after one call that is not counted, or for so long if that takes longer.
+#: Both are timed in turn, at most so often and for so long, at least twice, after one call that is not counted.
 ROUNDS, ENOUGH_S = 20, 1.0
 #: Calls of a kind in a turn: in the first one, threads of the other kind may still wait for work and hold a core.
 IN_A_ROW = 3

@@ -156,21 +156,28 @@ def test_global_pool_and_lrn() -> None:
 
 
 NORM_ARGS = [images(2, 5, 4, 3), images(5, seed=1), images(5, seed=2)]
+STATISTICS = [images(5), images(5).abs() + 0.1]
 TAIL = ("max", (3, 3), (2, 2), (1, 1), False, False)
 CALLS: list[tuple[Any, tuple[Any, ...]]] = [
     (layers.NORM, (*NORM_ARGS, None, None, None, 1e-5, "relu")),
     (layers.NORM, (*NORM_ARGS, images(2, 5, 4, 3, seed=3), None, None, 1e-5, "relu6")),
-    (layers.NORM, (*NORM_ARGS, None, images(5), images(5).abs() + 0.1, 1e-5, "none")),
-    (layers.AVERAGE, (images(2, 5, 9, 8), "average", *TAIL[1:])),
+    (layers.NORM, (*NORM_ARGS, None, *STATISTICS, 1e-5, "none")),
+    (layers.POOL, (images(2, 5, 9, 8), "average", *TAIL[1:])),
     (layers.MAXIMUM, (images(2, 5, 9, 8), *TAIL)),
     (layers.LOCAL_RESPONSE_NORM, (images(2, 7, 3, 4), 5, 0.1, 0.75, 1.0)),
+    (layers.NORM_GRADIENT, (images(2, 5, 4, 3, seed=4), *NORM_ARGS, *STATISTICS, None, 1e-5, "relu", False)),
+    (layers.NORM_GRADIENT, (images(2, 5, 4, 3, seed=4), *NORM_ARGS, *STATISTICS, images(2, 5, 4, 3), 1e-5, "relu6", True)),
+    (layers.POOL_GRADIENT, (images(2, 5, 5, 4), None, (2, 5, 9, 8), "average", *TAIL[1:])),
+    (layers.POOL_GRADIENT, (images(2, 5, 5, 4), torch.full((2, 5, 5, 4), 4, dtype=torch.uint8), (2, 5, 9, 8), *TAIL)),
+    (layers.LRN_GRADIENT, (images(2, 7, 3, 4), images(2, 7, 3, 4, seed=1), 5, 0.1, 0.75, 1.0)),
 ]
 
 
 @pytest.mark.parametrize("number", range(len(CALLS)))
 def test_opcheck(number: int) -> None:
     operator, args = CALLS[number]
-    args = tuple(a.clone().requires_grad_() if isinstance(a, torch.Tensor) and i < 4 else a for i, a in enumerate(args))
+    if operator.differentiable:
+        args = tuple(a.clone().requires_grad_() if isinstance(a, torch.Tensor) and i < 4 else a for i, a in enumerate(args))
     torch.library.opcheck(operator.op, args)
 
 

@@ -254,7 +254,7 @@ def _max_fake(x: Tensor, *tail: Any) -> tuple[Tensor, Tensor]:
     return y, torch.empty_like(y, dtype=torch.uint8)
 
 
-AVERAGE = LayerOperator(f"pool(Tensor x, {POOL_TAIL}) -> Tensor", _pool_forward, _pooled, _pool_save, _pool_backward)
+POOL = LayerOperator(f"pool(Tensor x, {POOL_TAIL}) -> Tensor", _pool_forward, _pooled, _pool_save, _pool_backward)
 MAXIMUM = LayerOperator(
     f"pool_indices(Tensor x, {POOL_TAIL}) -> (Tensor, Tensor)", _max_forward, _max_fake, _pool_save, _pool_backward
 )
@@ -283,7 +283,7 @@ def max_pool2d(x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0
     tail = _tail("max", x, kernel_size, stride, padding, ceil_mode, False)
     if torch.is_grad_enabled() and x.requires_grad:
         return MAXIMUM(x, *tail)[0]
-    return AVERAGE.op(x, *tail) if torch.compiler.is_compiling() else AVERAGE(x, *tail)
+    return POOL(x, *tail)
 
 
 def avg_pool2d(
@@ -291,7 +291,7 @@ def avg_pool2d(
     count_include_pad: bool = True,
 ) -> Tensor:  # fmt: skip
     """As `torch.nn.functional.avg_pool2d` without `divisor_override`. Raises `ProblemError`, `ArrayError`, `DtypeError`."""
-    return AVERAGE(x, *_tail("average", x, kernel_size, stride, padding, ceil_mode, count_include_pad))
+    return POOL(x, *_tail("average", x, kernel_size, stride, padding, ceil_mode, count_include_pad))
 
 
 def adaptive_avg_pool2d(x: Tensor) -> Tensor:

@@ -24,14 +24,18 @@ from sevenloops.machine import Machine
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: Pages whose commands other tests run: the guide below, in its order, and the ladder's in test_ladder.py.
-ELSEWHERE = ("profiling.md", "ladder.md")
+#: Pages whose commands other tests run: the guide below, in its order, the ladder's in test_ladder.py, and those that train
+#: for minutes, on small networks, in test_train_command.py and test_bench_training.py.
+ELSEWHERE = ("profiling.md", "ladder.md", "training_recipes.md", "training_benchmarks.md")
 #: The short form of a command: smaller values, no other engines, one round; every option stays.
 SMALLER = {
     "efficientnet_lite0": "lenet5",
     "resnet50": "model.onnx",
     "alexnet_two_towers": "model.onnx",
     "resnet50.onnx": "model.onnx",
+    "resnet18": "lenet5",
+    "mnist": "synthetic",
+    "input=1x3x224x224": "x=1x3x16x16",
     "onnxruntime,openvino,mnn,torch": "none",
     "onnxruntime,torch": "none",
     "numpy": "none",
@@ -42,10 +46,12 @@ SMALLER = {
 SHORTER = {
     ("bench", "accuracy"): ["--kernels", "3", "--channels", "4"],
     ("bench", "shift"): ["--rounds", "1", "--against", "none"],
+    ("bench", "train"): ["--rounds", "1", "--batch", "2", "--against", "none"],
     ("bench",): ["--rounds", "1"],
     ("profile",): ["--runs", "1"],
     ("report",): ["--runs", "1"],
     ("run",): ["--against", "none"],
+    ("train",): ["--limit", "128", "--epochs", "1"],
     ("tune",): ["--budget", "0.1", "--algorithm", "naive"],
 }
 

@@ -69,15 +69,15 @@ def test_a_kept_program_gives_the_same_bits(model: Path) -> None:
 
 
 def test_a_process_that_runs_one_imports_no_planner(model: Path) -> None:
-    InferenceSession(model, cache_weights=True)
     code = f"""
 import sys, numpy as np
 from sevenloops import InferenceSession
-session = InferenceSession({str(model)!r})
+session = InferenceSession({str(model)!r}, cache_weights=True)
 session.run(None, {{"x": np.ones({SHAPE}, np.float32)}})
 print(*sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     assert "sevenloops.graph.program" in modules
     planned = {"sevenloops.graph.planner", "sevenloops.graph.onnx_import", "sevenloops.graph.passes", "onnx", "halide"}

@@ -72,14 +72,14 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
     c, ox, oy, n = (hl.Var(v) for v in ("c", "ox", "oy", "n"))
     channel = c if channels % nr == 0 else hl.min(c, channels - 1)
 
-    def read(ix: Any, iy: Any) -> Any:
-        """A pixel, zero outside."""
+    def product(ix: Any, iy: Any, weight: Any) -> Any:
+        """A pixel times a weight; left out where the pixel lies outside, so that no NaN comes from there."""
         inside, place = None, []
         for at, axis in ((ix, across), (iy, down)):
             place.append(hl.clamp(hl.likely(at), 0, axis.size - 1) if axis.pads else at)
             ok = (at >= 0) & (at < axis.size) if axis.pads else None
             inside = ok if inside is None else inside if ok is None else inside & ok
-        value = x[(channel, *place, n)]
+        value = x[(channel, *place, n)] * weight
         return value if inside is None else hl.select(hl.likely(inside), value, hl.f32(0))
 
     def sum_of(ry: int, rx: int) -> Any:
@@ -90,7 +90,7 @@ def define(problem: ConvProblem, schedule: Schedule, machine: Machine) -> Defini
                 tap = (down.first_tap(ry) + jy * down.residues) * across.kernel + across.first_tap(rx) + jx * across.residues
                 iy = oy // down.stride + down.first(ry) - jy * down.step
                 ix = ox // across.stride + across.first(rx) - jx * across.step
-                total = total + read(ix, iy) * packed[c % nr, tap, 0, c // nr]
+                total = total + product(ix, iy, packed[c % nr, tap, 0, c // nr])
         return total
 
     value = sum_of(down.phases[-1], across.phases[-1])
@@ -156,6 +156,7 @@ TRANSPOSED_DEPTHWISE = Algorithm(
         problem.macs // problem.out_channels * ceil_div(problem.out_channels, s.tile_channels) * s.tile_channels
     ),
     workspace_bytes=lambda problem, s, threads: 0,
+    edges="none",
     parameters=PARAMETERS,
     cost=lambda problem, s, machine: with_memory_s(machine, cost_cycles(problem, s, machine), problem.unique_bytes),
 )

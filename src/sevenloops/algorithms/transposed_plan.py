@@ -143,6 +143,11 @@ def _products(axis: Axis, m: int) -> int:
     return sum(m + axis.most_taps - 1 - axis.vanishes_at_infinity(r) for r in axis.phases)
 
 
+def _tapless(axis: Axis) -> bool:
+    """Whether an axis has a phase that no tap reaches (stride and dilation have a common factor)."""
+    return any(all(axis.tap_at(r, place) < 0 for place in range(axis.most_taps)) for r in axis.phases)
+
+
 def macs_executed(problem: ConvProblem, s: Schedule) -> int:
     """Multiply-accumulates of the products; partial tiles, blocks and panels are computed whole."""
     plan = Plan.of(problem, s)
@@ -175,6 +180,8 @@ def check_plan(problem: ConvProblem, s: Schedule, machine: Machine) -> str | Non
             return f"tile_{what} must be at most {max(SIZES)}, and 1 along an axis whose phases have one tap; got {m}"
         if (n - 1) * m >= axis.cells:
             return f"a block of {plan.rows} x {plan.columns} tiles has tiles outside the image"
+    if not s.shared_input and not plan.one_window and any(map(_tapless, plan.axes)):
+        return "shared_input must be True where a phase has no tap: windows of the others would differ in size"
     if s.tile_channels % machine.lanes:
         return f"tile_channels={s.tile_channels} must be a multiple of the {machine.lanes} lanes of {machine.isa}"
     if s.tile_tiles * s.tile_channels // machine.lanes > 4 * machine.vector_registers:
@@ -255,7 +262,8 @@ def _candidates(problem: ConvProblem, machine: Machine) -> Iterator[Schedule]:
 
 def plan_schedules(problem: ConvProblem, machine: Machine, limit: int = 12) -> list[Schedule]:
     """Candidates, the best first by `cost_cycles`, at most three of each tile."""
-    costs = {s: cost_cycles(problem, s, machine) for s in _candidates(problem, machine)}
+    fitting = (s for s in _candidates(problem, machine) if check_plan(problem, s, machine) is None)
+    costs = {s: cost_cycles(problem, s, machine) for s in fitting}
     kept: list[Schedule] = []
     seen: Counter[tuple[object, ...]] = Counter()
     for s in sorted(costs, key=lambda s: (costs[s], repr(s))):

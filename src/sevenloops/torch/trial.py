@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..compile.store import build_digest
 from ..machine import Machine
 from .layer_modules import activated
 
-__all__ = ["Seen", "Times", "compared", "watching"]
+__all__ = ["Seen", "Times", "compared", "remembered", "shortest", "watching"]
 
 Tensor = Any
 Module = Any
@@ -85,24 +85,50 @@ def compared(module: Module, seen: list[Seen], after: tuple[str, bool] | None, r
 
     `after` is for a batch normalisation: the activation that is fused with it, and whether a residual is added before.
     """
-    key = _key(module, seen, after)
-    kept = None if remeasure else cache.read(key)
-    if kept is not None:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a file of another version
-            values = json.loads(kept[0])
-            return Times(float(values["ours_s"]), float(values["torch_s"]), module.training, kept=True)
-    ours, theirs = (sum(times) for times in zip(*(_time(module, one, after) for one in seen)))
-    header = json.dumps({"ours_s": ours, "torch_s": theirs})
-    cache.write(key, header, b"", problem=f"{module} {seen[0].shape}", algorithm="(times beside PyTorch's)")
-    return Times(ours, theirs, module.training)
-
-
-def _key(module: Module, seen: list[Seen], after: tuple[str, bool] | None) -> str:
-    """Of everything that the times depend on."""
     needs = [(name, parameter.shape, parameter.requires_grad) for name, parameter in module.named_parameters()]
+    asked = (str(module), module.training, needs, seen, after)
+
+    def measure() -> list[float]:
+        return [sum(times) for times in zip(*(_time(module, one, after) for one in seen))]
+
+    (ours, theirs), kept = remembered(asked, measure, f"{module} {seen[0].shape}", remeasure)
+    return Times(ours, theirs, module.training, kept)
+
+
+def remembered(
+    asked: object, measure: Callable[[], list[float]], problem: str, remeasure: bool = False
+) -> tuple[list[float], bool]:
+    """Our seconds and PyTorch's as they were kept on disk for this machine, or measured now; and whether they were kept."""
     versions = (torch.__version__, torch.get_num_threads(), Machine.host().key, build_digest())
-    text = repr(("beside PyTorch", str(module), module.training, needs, seen, after, versions))
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
+    key = hashlib.sha256(repr(("beside PyTorch", asked, versions)).encode()).hexdigest()[:40]
+    found = None if remeasure else cache.read(key)
+    if found is not None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a file of another version
+            ours, theirs = json.loads(found[0])["s"]
+            return [float(ours), float(theirs)], True
+    times = measure()
+    cache.write(key, json.dumps({"s": times}), b"", problem=problem, algorithm="(times beside PyTorch's)")
+    return times, False
+
+
+def shortest(functions: Sequence[Callable[[], object]], rounds: int, enough_s: float, in_a_row: int = 1) -> list[float]:
+    """The shortest seconds of each: what else the machine does makes others longer.
+
+    They run in turn, each `in_a_row` times, at most so many rounds and for so long, but at least twice, after one run that
+    is not counted.
+    """
+    best = [math.inf] * len(functions)
+    for function in functions:
+        function()
+    start, done = time.perf_counter(), 0
+    while done < 2 or (done < rounds and time.perf_counter() - start < enough_s):
+        for at, function in enumerate(functions):
+            for _ in range(in_a_row):
+                begin = time.perf_counter()
+                function()
+                best[at] = min(best[at], time.perf_counter() - begin)
+        done += 1
+    return best
 
 
 def _time(module: Module, seen: Seen, after: tuple[str, bool] | None) -> tuple[float, float]:
@@ -119,33 +145,22 @@ def _time(module: Module, seen: Seen, after: tuple[str, bool] | None) -> tuple[f
             return module.forward(x, *fused)
         return activated(module.forward(x), *fused)
 
-    def step(kind: type) -> float:
+    def step(kind: type) -> None:
         module.__class__ = kind
-        start = time.perf_counter()
         if not wanted:
             with torch.no_grad():
                 forward()
         else:
-            y = forward()
-            torch.autograd.grad(y, wanted, dy)
-        return time.perf_counter() - start
+            torch.autograd.grad(forward(), wanted, dy)
 
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]  # running statistics stay what they are
     with torch.no_grad():
         dy = torch.ones_like(replacement.forward(module, x))
-    kinds = (replacement, original)
-    best = [math.inf, math.inf]
-    rounds = 0
     try:
-        for kind in kinds:
-            step(kind)
-        start = time.perf_counter()
-        while rounds < 2 or (rounds < ROUNDS and time.perf_counter() - start < ENOUGH_S):
-            best = [min(seconds, *(step(kind) for _ in range(IN_A_ROW))) for seconds, kind in zip(best, kinds)]
-            rounds += 1
+        ours, theirs = shortest([lambda: step(replacement), lambda: step(original)], ROUNDS, ENOUGH_S, IN_A_ROW)
     finally:
         module.__class__ = replacement
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-    return best[0], best[1]
+    return ours, theirs

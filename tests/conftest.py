@@ -36,6 +36,17 @@ def late_runs(request: pytest.FixtureRequest) -> int | None:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for PyTorch: in tiny layers its threads take most of the time waiting for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def seven_algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A table of the algorithms whose order by predicted time the tests of the choice know; and no choice remembered."""
     from sevenloops import choice

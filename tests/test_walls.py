@@ -223,6 +223,12 @@ def test_importing_the_package_loads_nothing() -> None:
     assert not {name for name in modules if name.startswith("sevenloops.")} | (modules & {"numpy", *NOT_LOADED_BY_IMPORT})
 
 
+def test_the_command_line_needs_no_peer_and_leaves_their_settings_alone() -> None:
+    """A command starts without PyTorch, and the engines that it times inherit nothing from it."""
+    code = "import os; before = dict(os.environ); import sevenloops.cli.main; assert dict(os.environ) == before"
+    assert not loaded(code) & {"torch", "onnx", "onnxruntime", "openvino", "halide", "PIL"}
+
+
 @pytest.mark.parametrize("code", [CALL, RUN], ids=["call", "run"])
 def test_what_is_cached_loads_only_what_it_needs(code: str) -> None:
     code = f"import numpy as np\n{code}"

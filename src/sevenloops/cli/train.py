@@ -52,7 +52,7 @@ def train_command(
     model: str, data: str, changes: Mapping[str, Any], milestones: str | None, options: TrainOptions
 ) -> None:  # fmt: skip
     """Train, say how it went, and write what was asked for."""
-    need("torch", "training")
+    need("sevenloops.torch", "training")  # before PyTorch, so that its threads sleep while they wait
     from ..train.team import joined
 
     name = find(model).name

@@ -26,5 +26,6 @@ def need(module: str, what: str) -> Any:
     """An optional module, imported. Raises `TrainingError` with the way to install it; `what` says what needs it."""
     try:
         return importlib.import_module(module)
-    except ImportError:
-        raise TrainingError(f"{what} needs {module.split('.')[0]}: pip install 'sevenloops[train]'") from None
+    except ImportError as error:
+        missing = (error.name or module).partition(".")[0]
+        raise TrainingError(f"{what} needs {missing}: pip install 'sevenloops[train]'") from None
